@@ -1,0 +1,45 @@
+"""Deep metric learning: similar things near, different things far.
+
+    import nearfar
+    loss = nearfar.losses.create("multi_similarity", beta=40.0)
+    value = loss(embeddings, labels)
+
+Everything is loaded when first used, so that `import nearfar` and `nearfar --help` need no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nearfar import data, evaluate, losses, mining, models, report, train
+    from nearfar.models import Embedder, load
+    from nearfar.pairs import Pairs
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Embedder",
+    "Pairs",
+    "data",
+    "evaluate",
+    "load",
+    "losses",
+    "mining",
+    "models",
+    "report",
+    "train",
+]
+
+_homes = {"Embedder": "nearfar.models", "load": "nearfar.models", "Pairs": "nearfar.pairs"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _homes:
+        return getattr(importlib.import_module(_homes[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"nearfar.{name}")
+    raise AttributeError(f"module 'nearfar' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

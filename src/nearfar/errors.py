@@ -1,0 +1,58 @@
+"""What nearfar raises when the input cannot be used.
+
+    NearfarError (ValueError)
+    ├── DataError        a file, a folder, a table or an image
+    ├── ConfigError      a key or a value of the configuration
+    ├── CheckpointError  a saved model or run that does not fit
+    └── MissingExtra     (also ImportError) an optional dependency that is not installed
+
+Each message is one sentence that says what is wrong, what was expected and what to do; the command line
+prints it alone, without a traceback.
+"""
+
+import importlib
+from difflib import get_close_matches
+from types import ModuleType
+
+
+class NearfarError(ValueError):
+    """Input that nearfar cannot use."""
+
+
+class DataError(NearfarError):
+    """A file, folder, table or image that cannot be used."""
+
+
+class ConfigError(NearfarError):
+    """A configuration key or value that cannot be used."""
+
+
+class CheckpointError(NearfarError):
+    """A saved model or run that does not fit what is asked of it."""
+
+
+class MissingExtra(NearfarError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import ``module``, or say which extra of nearfar brings it.
+
+    Raises:
+        MissingExtra: if the module is not installed.
+    """
+    package = module.split(".", maxsplit=1)[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".", maxsplit=1)[0] != package:
+            raise
+        raise MissingExtra(
+            f"this needs {package}, which is not installed; run: pip install 'nearfar[{extra}]'"
+        ) from error
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """Return " Did you mean '…'?" for the known word nearest to ``word``, or "" when none is near."""
+    close = get_close_matches(word, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,82 @@
+"""Contrastive loss: positives up to one margin, negatives down to another."""
+
+from typing import get_args
+
+from nearfar.errors import NearfarError
+from nearfar.losses.registry import register_loss
+from nearfar.losses.terms import Terms
+from nearfar.pairs import Pairs
+from nearfar.similarity import Count, HingeSum, Measure, SquaredHingeSum
+
+defaults: dict[Measure, tuple[float, float]] = {
+    "cosine": (1.0, 0.5),
+    "euclidean": (0.0, 1.0),
+    "squared_euclidean": (0.0, 1.0),
+}
+
+
+@register_loss
+def contrastive(
+    pairs: Pairs,
+    *,
+    positive_margin: float | None = None,
+    negative_margin: float | None = None,
+    squared: bool = False,
+    whole: bool = False,
+) -> Terms:
+    """Pull positives until they pass one margin, push negatives until they are under the other.
+
+    With s_ij the similarity, m⁺ and m⁻ the margins, P_i the positives and N_i the negatives of anchor i:
+
+        L_i = Σ_{j∈P_i} max(0, m⁺ - s_ij) + Σ_{j∈N_i} max(0, s_ij - m⁻)
+        L_i = Σ_{j∈P_i} ½ max(0, m⁺ - s_ij)² + Σ_{j∈N_i} ½ max(0, s_ij - m⁻)²          squared
+
+    With a Euclidean measure the margins are distances and the terms max(0, D_ij - m⁺), max(0, m⁻ - D_ij);
+    squared with m⁺ = 0 this is the textbook form. The terms are the pairs.
+
+    Args:
+        positive_margin: m⁺; a positive nearer than this costs nothing. Default: 1 for the cosine, 0 for a
+            distance.
+        negative_margin: m⁻; a negative farther than this costs nothing. Default: 0.5 for the cosine, 1 for
+            a distance.
+        squared: half the square of each term.
+        whole: a negative beyond the margin costs s_ij instead of s_ij - m⁻, so that the loss jumps by m⁻
+            there; for parity with public code of the cross-batch memory paper. Same gradient.
+
+    Returns:
+        One term per pair; 0 for an anchor with nothing to compare.
+
+    Raises:
+        NearfarError: if a margin is needed and not given, or ``whole`` meets ``squared``.
+
+    Reference:
+        Hadsell et al., CVPR 2006, eq. 4. Wang et al., CVPR 2020 (``whole``). https://arxiv.org/abs/1912.06798
+    """
+    if squared and whole:
+        raise NearfarError("whole=True is the unsquared loss of one paper's code; set squared=False with it.")
+    near, far = _margins(pairs.measure, positive_margin, negative_margin)
+    short = (near - pairs.positives.similarity).clamp_min(0)
+    hinge = SquaredHingeSum(far) if squared else HingeSum(far)
+    beyond, active, negatives = pairs.stream(hinge, Count(above=far), Count())
+    if squared:
+        short, beyond = short.square() / 2, beyond / 2
+    if whole:
+        beyond = beyond + far * active
+    return Terms(
+        total=pairs.per_anchor(short, "sum") + beyond,
+        count=pairs.positive_count + negatives,
+        active=pairs.per_anchor((short > 0).to(short), "sum") + active,
+    )
+
+
+def _margins(measure: Measure, near: float | None, far: float | None) -> tuple[float, float]:
+    """Return both margins as similarities: a margin in distance is a negative similarity."""
+    if measure not in defaults and (near is None or far is None):
+        raise NearfarError(
+            f"contrastive has no default margins for similarity={measure!r}; "
+            "give positive_margin and negative_margin."
+        )
+    near = defaults[measure][0] if near is None else near
+    far = defaults[measure][1] if far is None else far
+    is_distance = measure in get_args(Measure)[2:]
+    return (-near, -far) if is_distance else (near, far)

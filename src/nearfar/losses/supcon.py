@@ -1,0 +1,43 @@
+"""Supervised contrastive loss: name each positive among all others."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nearfar.errors import NearfarError
+from nearfar.losses.registry import register_loss
+from nearfar.pairs import Pairs
+from nearfar.similarity import LogSumExp
+
+
+@register_loss(needs="positive")
+def supcon(pairs: Pairs, *, temperature: float = 0.1) -> Float[Tensor, " anchor"]:
+    """Classify each positive against everything else in the batch, and average over the positives.
+
+    With s_ij the similarity, τ the temperature, P_i the positives and N_i the negatives of anchor i:
+
+        L_i = -1/|P_i| Σ_{p∈P_i} log( exp(s_ip/τ) / Σ_{j∈P_i∪N_i} exp(s_ij/τ) )
+
+    This is the paper's L_out, without its constant factor τ / τ_base.
+
+    Args:
+        temperature: τ (> 0). Smaller: the nearest negatives decide more.
+
+    Returns:
+        One value per anchor, at least log |P_i|; 0 for an anchor without positives.
+
+    Raises:
+        NearfarError: if ``temperature`` is not positive.
+
+    Reference:
+        Khosla et al., NeurIPS 2020, eq. 2. https://arxiv.org/abs/2004.11362
+    """
+    if temperature <= 0:
+        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    anchor = pairs.positives.anchor
+    logit = pairs.positives.similarity / temperature
+    (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
+    # Relative to the positive itself, so that a confident pair's small loss keeps its digits.
+    others = pairs.per_anchor(logit, "logsumexp")[anchor] - logit
+    each = torch.logaddexp(negatives[anchor] - logit, others)
+    return pairs.per_anchor(each, "sum") / pairs.positive_count.clamp_min(1)

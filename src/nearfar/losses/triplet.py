@@ -1,0 +1,56 @@
+"""Triplet loss: a positive nearer than a negative, by a margin."""
+
+from nearfar.errors import NearfarError
+from nearfar.losses.registry import register_loss
+from nearfar.losses.terms import Terms
+from nearfar.pairs import Pairs
+from nearfar.similarity import Count, HingeSum, SoftplusSum
+
+
+@register_loss(reduction="mean_active")
+def triplet(pairs: Pairs, *, margin: float | None = None, soft: bool = False) -> Terms:
+    """Ask that every positive be nearer than every negative, by a margin.
+
+    With s_ij the similarity, m the margin, P_i the positives and N_i the negatives of anchor i:
+
+        L_i = Σ_{p∈P_i} Σ_{n∈N_i} max(0, s_in - s_ip + m)
+        L_i = Σ_{p∈P_i} Σ_{n∈N_i} log(1 + exp(s_in - s_ip + m))          soft
+
+    With a Euclidean measure s is the negated distance, so a term is max(0, D_ip - D_in + m). The terms are
+    the triplets; no list of them is ever made. Mining chooses among them: ``hard`` takes each anchor's
+    farthest positive and nearest negative (Hermans' batch hard), ``semi_hard`` for each positive the nearest
+    negative that is farther than it (FaceNet). All triplets are averaged over those that are not zero, mined
+    triplets over all that were chosen.
+
+    Args:
+        margin: m (>= 0), in units of the similarity. Default: 0.2, or 0 for the soft form.
+        soft: log(1 + e^x) instead of the hinge; every triplet stays active.
+
+    Returns:
+        One term per triplet; 0 for an anchor without positives or without negatives.
+
+    Raises:
+        NearfarError: if ``margin`` is negative.
+
+    Reference:
+        Schroff et al., CVPR 2015, eq. 3. https://arxiv.org/abs/1503.03832
+        Hermans et al., 2017, eq. 5 to 7. https://arxiv.org/abs/1703.07737
+    """
+    if margin is None:
+        margin = 0.0 if soft else 0.2
+    if margin < 0:
+        raise NearfarError(f"margin must not be negative; got {margin}.")
+    limit = pairs.positives.similarity - margin
+    (count,) = pairs.stream(Count(per="positive"))
+    if soft:
+        (total,) = pairs.stream(SoftplusSum(limit, per="positive"))
+        active = count
+    else:
+        total, active = pairs.stream(
+            HingeSum(limit, per="positive"), Count(above=limit.detach(), per="positive")
+        )
+    return Terms(
+        total=pairs.per_anchor(total, "sum"),
+        count=pairs.per_anchor(count, "sum"),
+        active=pairs.per_anchor(active, "sum"),
+    )

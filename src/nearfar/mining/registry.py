@@ -1,0 +1,77 @@
+"""Mining rules by name. The signature of a rule is the only list of its settings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from inspect import Signature
+from typing import Any
+
+from nearfar.errors import NearfarError
+from nearfar.pairs import Pairs
+from nearfar.registered import Registry
+
+Function = Callable[..., Pairs]
+registry: Registry[Function] = Registry("mining rule")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A mining rule with its settings: call it on pairs to narrow them."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, pairs: Pairs) -> Pairs:
+        return registry[self.name](pairs, **self.settings)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.settings.items())})"
+
+
+def register_rule(function: Function) -> Function:
+    """Register a mining rule under the name of its function."""
+    registry.add(function, function)
+    return function
+
+
+def create(
+    mining: str | Mapping[str, Any] | Rule | None, *, shared: Mapping[str, Any] | None = None
+) -> Rule | None:
+    """Make a rule from its name or from a mapping with its name and settings.
+
+    Args:
+        mining: "hard", ``{"name": "semi_hard", "margin": 0.1}``, a rule, or None or "all" for no mining.
+        shared: settings of the loss; a rule's setting of the same name takes that value unless given.
+
+    Raises:
+        NearfarError: if the rule or a setting is unknown.
+    """
+    if mining is None or isinstance(mining, Rule):
+        return mining
+    if isinstance(mining, str):
+        mining = {"name": mining}
+    if "name" not in mining:
+        raise NearfarError(f"mining needs a name, such as {{'name': 'hard'}}; got {dict(mining)!r}.")
+    name = mining["name"]
+    own = {
+        key: value
+        for key, value in (shared or {}).items()
+        if key in registry.settings(name).parameters and value is not None
+    }
+    given = {key: value for key, value in mining.items() if key != "name"}
+    rule = Rule(name, registry.complete(name, {**own, **given}))
+    return None if name == "all" else rule
+
+
+def names(pattern: str = "*") -> list[str]:
+    """List the mining rules whose name matches ``pattern`` (shell wildcards)."""
+    return registry.names(pattern)
+
+
+def describe(name: str) -> str:
+    """Return the signature and the whole documentation of a mining rule."""
+    return registry.describe(name)
+
+
+def settings(name: str) -> Signature:
+    """Return the keyword settings of a mining rule as a signature."""
+    return registry.settings(name)

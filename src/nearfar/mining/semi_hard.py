@@ -1,0 +1,40 @@
+"""Semi-hard mining: for each positive pair, the nearest negative that is farther than the positive."""
+
+from typing import Literal
+
+import torch
+
+from nearfar.errors import NearfarError
+from nearfar.mining.registry import register_rule
+from nearfar.pairs import Pairs
+from nearfar.similarity import ArgMax, Max, Min
+
+
+@register_rule
+def semi_hard(pairs: Pairs, *, margin: float = 0.2, otherwise: Literal["drop", "farthest"] = "drop") -> Pairs:
+    """Keep triplets whose negative is farther than the positive, but by less than the margin.
+
+    For the positive pair (i, p), with s the similarity (the negated distance of a Euclidean measure):
+
+        n = argmax { s_in : s_in < s_ip },   kept when s_in > s_ip - m
+
+    Args:
+        margin: m (> 0); the loss's own margin unless given.
+        otherwise: "drop" leaves out a pair without such a negative (FaceNet's text). "farthest" ignores the
+            margin and, where no negative is farther than the positive, takes the farthest negative there is
+            (TensorFlow's reading).
+
+    Reference:
+        Schroff et al., CVPR 2015, section 3.2. https://arxiv.org/abs/1503.03832
+    """
+    if margin <= 0:
+        raise NearfarError(f"semi_hard needs a positive margin; got {margin}.")
+    s = pairs.positives.similarity.detach()
+    value, column = pairs.stream(Max(below=s, per="positive"), ArgMax(below=s, per="positive"))
+    if otherwise == "drop":
+        return pairs.narrow(positives=(column >= 0) & (value > s - margin), partners=column)
+    (lowest,) = pairs.stream(Min(per="positive"))
+    above_lowest = torch.nextafter(lowest, lowest.new_tensor(torch.inf)).detach()
+    (farthest,) = pairs.stream(ArgMax(below=above_lowest, per="positive"))
+    column = torch.where(column < 0, farthest, column)
+    return pairs.narrow(positives=column >= 0, partners=column)

@@ -1,0 +1,43 @@
+"""The similarities that count: what mining by thresholds leaves of an anchor's negatives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Negatives with ``above < s < below``, open on both sides; None leaves a side unbounded.
+
+    Attributes:
+        above: lower bound of each anchor, without gradient.
+        below: upper bound of each anchor, without gradient.
+    """
+
+    above: Float[Tensor, " anchor"] | None = None
+    below: Float[Tensor, " anchor"] | None = None
+
+    def intersect(self, other: "Interval") -> "Interval":
+        """Return the similarities that lie in both."""
+        return Interval(
+            above=_tighter(self.above, other.above, torch.maximum),
+            below=_tighter(self.below, other.below, torch.minimum),
+        )
+
+    def holds(self, s: Float[Tensor, "row column"], rows: Int[Tensor, " row"]) -> Tensor:
+        """Say which similarities of the anchors in ``rows`` lie inside; a bool mask [row, column]."""
+        inside = torch.ones_like(s, dtype=torch.bool)
+        if self.above is not None:
+            inside &= s > self.above[rows, None]
+        if self.below is not None:
+            inside &= s < self.below[rows, None]
+        return inside
+
+
+def _tighter(a: Tensor | None, b: Tensor | None, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return choose(a, b)
