@@ -31,8 +31,8 @@ def prepare(block: Block) -> Block:
 def positives(block: Block, anchor: Tensor, candidate: Tensor) -> Tensor:
     """Similarity of each positive pair."""
     pairs = zip(anchor.tolist(), candidate.tolist(), strict=True)
-    values = [block.between(block.anchors[i : i + 1], block.candidates[j : j + 1])[0, 0] for i, j in pairs]
-    return _stack(values, block)
+    values = [block.between(block.anchors[i : i + 1], block.candidates[j : j + 1])[0] for i, j in pairs]
+    return torch.cat([block.anchors[:0].sum(1), *values])
 
 
 def stream(
@@ -49,8 +49,9 @@ def stream(
             s = block.between(block.anchors[row], block.candidates)
             keep = (block.relation.negative(row) & interval.holds(s, row))[0]
             t = threshold[k] if isinstance(threshold, Tensor) and threshold.ndim else threshold
-            values.append(_define(reduction, s[0][keep], torch.nonzero(keep).squeeze(1), t))
-        results.append(_stack(values, block))
+            values.append(_define(reduction, s[0][keep], torch.nonzero(keep).squeeze(1), t).view(1))
+        nothing = owners[:0] if isinstance(reduction, ArgMax) else block.anchors[:0].sum(1)
+        results.append(torch.cat([nothing, *values]))
     return tuple(results)
 
 
@@ -58,15 +59,15 @@ def _define(reduction: Reduction, s: Tensor, columns: Tensor, t: Tensor | float)
     """Apply the formula in ``nearfar.similarity.reductions`` to one anchor's negatives ``s``."""
     match reduction:
         case LogSumExp(scale=scale, shift=shift):
-            return torch.logsumexp(scale * (s - shift), 0) if len(s) else s.new_tensor(-torch.inf)
+            return torch.logsumexp(scale * (s - shift), 0) if len(s) else s.sum() - torch.inf
         case Max():
             s = s[s < t]
-            return s[s.argmax()] if len(s) else s.new_tensor(-torch.inf)
+            return s[s.argmax()] if len(s) else s.sum() - torch.inf
         case ArgMax():
             under = s < t
             return columns[under][s[under].argmax()] if under.any() else columns.new_tensor(-1)
         case Min():
-            return s[s.argmin()] if len(s) else s.new_tensor(torch.inf)
+            return s[s.argmin()] if len(s) else s.sum() + torch.inf
         case Sum():
             return s.sum()
         case Count():
@@ -77,7 +78,3 @@ def _define(reduction: Reduction, s: Tensor, columns: Tensor, t: Tensor | float)
             return (s - t).clamp_min(0).square().sum()
         case SoftplusSum(scale=scale):
             return torch.logaddexp(scale * (s - t), torch.zeros_like(s)).sum() / scale
-
-
-def _stack(values: list[Tensor], block: Block) -> Tensor:
-    return torch.stack(values) if values else block.anchors.new_zeros(0)

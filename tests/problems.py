@@ -1,0 +1,20 @@
+"""What the tests share: small batches of embeddings with labels."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+golden_folder = Path(__file__).parent / "golden"
+
+
+def batch(
+    classes: int, per_class: int, dim: int, *, spread: float = 0.6, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Make unit float64 embeddings around random class centres, in shuffled order."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, dim, generator=generator, dtype=torch.float64)
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    x = centres[labels] + spread * torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
+    order = torch.randperm(len(labels), generator=generator)
+    return torch.nn.functional.normalize(x[order], dim=1), labels[order]
