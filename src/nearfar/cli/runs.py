@@ -1,0 +1,193 @@
+"""Commands that make and read runs: demo, train, evaluate, report."""
+
+import json
+import shlex
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nearfar.cli.app import app
+from nearfar.cli.show import Steps, print_json
+from nearfar.config import Config
+from nearfar.errors import CheckpointError
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings, such as loss.beta=40 train.epochs=5.", show_default=False
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", help="Folder of the run; runs/NAME unless given.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+
+
+@app.command()
+def demo(overrides: Overrides = None, folder: Folder = None, as_json: Json = False) -> None:
+    """Train on small pictures of objects for a few minutes and report what was learned."""
+    with as_file(files("nearfar.cli") / "demo.toml") as path:
+        config = Config.load(path, overrides or [])
+    _train(config, folder or _new_folder("demo"), resume=False, report=True, as_json=as_json)
+
+
+@app.command()
+def train(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG|SOURCE",
+            help="A TOML file, a folder of class folders, a CSV or Parquet table, a pack, or a run's folder.",
+            show_default=False,
+        ),
+    ],
+    overrides: Overrides = None,
+    folder: Folder = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="One batch through everything; say what a run costs; write nothing."),
+    ] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Train only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an embedder, then report on classes it never saw."""
+    run = Path(source)
+    if (run / "config.toml").is_file():
+        config = Config.load(run / "config.toml", overrides or [])
+        folder = folder or (run if resume else None)
+    else:
+        config = Config.load(source, overrides or [])
+    name = Path(source).stem if source.endswith(".toml") else Path(config.data.source).name
+    if resume:
+        folder = folder or _newest_folder(name)
+    elif not dry_run:
+        folder = folder or _new_folder(name)
+    if dry_run:
+        _dry_run(config, as_json)
+    else:
+        assert folder is not None
+        _train(config, folder, resume=resume, report=not no_report, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="Other images; the run's own test classes unless given."),
+    ] = None,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.", min=0)] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Measure how often a model finds the right thing first, on the test classes or on other images."""
+    import nearfar
+    from nearfar.data import read_table, train_and_test
+
+    config = Config.load(_config_of(run))
+    table = read_table(source or config.data.root or config.data.source)
+    if source is None or "split" in table.columns:
+        table = train_and_test(table, seed=config.data.split_seed)[1]
+    with Steps("embed") as steps:
+        embeddings = nearfar.load(run).encode(table, progress=steps)
+    result = nearfar.evaluate.retrieval(embeddings, table.label, bootstrap=bootstrap)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print(
+            f"{len(table):,} images of {table.class_count():,} classes; each searches all others.\n\n{result}"
+        )
+
+
+@app.command()
+def report(
+    run: Run,
+    against: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier run to compare with.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write report.html, report.png and result.json into the folder of a run."""
+    _config_of(run)
+    path = _report(run, against)
+    if as_json:
+        print(path.with_name("result.json").read_text(encoding="utf-8"), end="")
+    else:
+        _say_report(path)
+
+
+def _train(config: Config, folder: Path, *, resume: bool, report: bool, as_json: bool) -> None:
+    from nearfar.train import train
+
+    result = train(config, folder, resume=resume, command=shlex.join(["nearfar", *sys.argv[1:]]))
+    path = _report(folder, None) if report else None
+    if as_json:
+        shown: dict[str, Any] = {"folder": str(folder), "best_epoch": result.best_epoch}
+        shown |= {"validation": result.validation, "seconds": result.seconds}
+        shown["report"] = None if path is None else str(path)
+        print_json(shown)
+    elif path is not None:
+        _say_report(path)
+
+
+def _dry_run(config: Config, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from nearfar.train import train
+
+    plan = train(config, ".", dry_run=True, progress=False).plan
+    assert plan is not None
+    if as_json:
+        print_json(asdict(plan))
+    else:
+        print(plan)
+
+
+def _report(run: Path, against: Path | None) -> Path:
+    from nearfar.report import gather, write_report
+
+    with Steps("report") as steps:
+        material = gather(run, against=against, progress=steps.step)
+        return write_report(material, run, progress=steps.step)
+
+
+def _say_report(path: Path) -> None:
+    summary = json.loads(path.with_name("result.json").read_text(encoding="utf-8"))
+    print(f"\n{summary['sentence']}\n\nThe report: {path.resolve()}")
+
+
+def _config_of(run: Path) -> Path:
+    if not (run / "config.toml").is_file():
+        raise CheckpointError(
+            f"{run} is not the folder of a run: it has no config.toml; give one that train made."
+        )
+    return run / "config.toml"
+
+
+def _new_folder(name: str) -> Path:
+    """Return runs/NAME, or runs/NAME-2, -3 and so on where that is taken."""
+    folder, number = Path("runs") / name, 1
+    while folder.exists() and any(folder.iterdir()):
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
+
+
+def _newest_folder(name: str) -> Path:
+    """Return the run of this name that was written to last."""
+    runs = [path.parent for path in Path("runs").glob(f"{name}*/config.toml")]
+    runs = [
+        path for path in runs if path.name.removeprefix(name).lstrip("-").isdecimal() or path.name == name
+    ]
+    if not runs:
+        raise CheckpointError(
+            f"there is no run of {name!r} in runs/ to resume; give its folder with --folder."
+        )
+    return max(
+        runs, key=lambda path: (path / "log.jsonl").stat().st_mtime if (path / "log.jsonl").exists() else 0
+    )
