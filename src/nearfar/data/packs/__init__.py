@@ -1,0 +1,10 @@
+"""Packs: sets of real images made from ordinary packages.
+
+`objects` ships inside nearfar. The others are built on first use, from packages of Debian or npm, and kept in
+a cache.
+"""
+
+from nearfar.data.packs.registry import Pack, describe, names
+from nearfar.data.packs.store import load
+
+__all__ = ["Pack", "describe", "load", "names"]

