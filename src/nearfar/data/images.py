@@ -1,0 +1,212 @@
+"""The decoded images of a table, in memory or read by worker processes."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nearfar.data.decode import Unreadable, UnreadableImage, find_unreadable, processors
+from nearfar.data.preprocess import Preprocess
+from nearfar.data.table import Table
+from nearfar.errors import DataError
+
+log = logging.getLogger("nearfar")
+
+Batch = tuple[Tensor, Tensor, Tensor]
+Progress = Callable[[int, int], None]
+
+
+class Images:
+    """The images of a table as uint8 tensors ``[3, resize, resize]``, before any augmentation.
+
+    A set that fits ``memory_limit`` is decoded once, by threads, and kept. A larger one is read for each
+    batch by worker processes. Both give the same batches.
+
+    Args:
+        table: which images.
+        preprocess: how they are resized.
+        memory_limit: bytes that the decoded set may take.
+        workers: threads that fill the memory, or processes that read a larger set; "auto" is one for each
+            processor, at most 16. With 0 a larger set is read in this process.
+        skip_unreadable: go on without files that cannot be decoded; they are logged and listed in
+            ``unreadable``.
+        check: decode a larger set once before the first batch, to find unreadable files now and not in hours.
+            Without it such a file stops the batch that holds it.
+        progress: called with the number of images done and of all.
+
+    Attributes:
+        table: the rows that are left; ids are its indices.
+        labels: their labels.
+        in_memory: whether the set is kept decoded.
+        unreadable: the files that were skipped.
+
+    Raises:
+        DataError: if files cannot be decoded and ``skip_unreadable`` is off, or none is left.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        preprocess: Preprocess,
+        *,
+        memory_limit: int = 2**30,
+        workers: int | Literal["auto"] = "auto",
+        skip_unreadable: bool = False,
+        check: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        self.preprocess = preprocess
+        self.workers = min(processors(), 16) if workers == "auto" else workers
+        bytes_needed = len(table) * 3 * preprocess.resize**2
+        self.in_memory = bytes_needed <= memory_limit
+        self.pixels: UInt8[Tensor, "image 3 r r"] | None = None
+        self.feed = Feed()
+        self.loader: DataLoader[Any] | None = None
+        if self.in_memory:
+            self.pixels, self.unreadable = decode_all(table, preprocess, self.workers, progress)
+        else:
+            log.info(
+                "images: read by %d processes, batch by batch: %.1f GB decoded is over the limit of %.1f GB.",
+                self.workers,
+                bytes_needed / 2**30,
+                memory_limit / 2**30,
+            )
+            self.unreadable = find_unreadable(table, self.workers or 1, progress) if check else []
+        self.table = table
+        if self.unreadable:
+            self.leave_out_unreadable(skip_unreadable)
+        self.labels: Int64[Tensor, " image"] = torch.from_numpy(self.table.label.copy())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def leave_out_unreadable(self, allowed: bool) -> None:
+        """Keep the readable rows only, or raise one error for all files."""
+        paths = {problem.path for problem in self.unreadable}
+        kept = np.array([path not in paths for path in self.table.path])
+        if not allowed:
+            raise DataError(describe_unreadable(self.unreadable, len(self.table)))
+        if not kept.any():
+            raise DataError(f"{self.table.source}: none of its {len(kept)} images can be read.")
+        names = ", ".join(problem.path for problem in self.unreadable[:5])
+        log.warning("left out %d of %d images that cannot be read: %s", len(paths), len(kept), names)
+        self.table = self.table.select(kept)
+        if self.pixels is not None:
+            self.pixels = self.pixels[torch.from_numpy(kept)]
+
+    def batches(self, batch_sampler: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """Yield ``(images uint8 [b, 3, r, r], labels int64 [b], ids int64 [b])`` for each list of ids.
+
+        The random state of this process is left alone, so a resumed run draws what the first would have.
+
+        Raises:
+            UnreadableImage: if a file cannot be decoded any more.
+        """
+        if self.pixels is not None:
+            for chosen in batch_sampler:
+                ids = torch.as_tensor(chosen, dtype=torch.int64)
+                yield self.pixels[ids], self.labels[ids], ids
+            return
+        loader = self.start_workers()
+        self.feed.source = batch_sampler
+        for batch in loader:
+            if isinstance(batch, Unreadable):
+                raise UnreadableImage(batch.path, batch.reason)
+            yield batch
+
+    def start_workers(self) -> DataLoader[Any]:
+        """Return the loader, whose workers live as long as this object."""
+        if self.loader is None:
+            self.loader = DataLoader(
+                Files(self.table, self.preprocess),
+                batch_sampler=cast(Any, self.feed),
+                num_workers=self.workers,
+                collate_fn=collate,
+                persistent_workers=self.workers > 0,
+                generator=torch.Generator().manual_seed(0),
+            )
+        return self.loader
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all images in the order of the table."""
+        ids = range(len(self))
+        return self.batches([ids[start : start + batch_size] for start in range(0, len(self), batch_size)])
+
+
+class Feed:
+    """A batch sampler whose source changes from epoch to epoch while the workers live on."""
+
+    source: Iterable[Sequence[int]] = ()
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        return iter(self.source)
+
+
+class Files(Dataset[tuple[Tensor, int, int] | Unreadable]):
+    """Decodes one row at a time; a failure is returned and not raised, so that it keeps its path."""
+
+    def __init__(self, table: Table, preprocess: Preprocess) -> None:
+        self.table, self.preprocess = table, preprocess
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int] | Unreadable:
+        try:
+            image = self.preprocess.load(self.table.path[index])
+        except UnreadableImage as error:
+            return Unreadable(error.path, error.reason)
+        return image, int(self.table.label[index]), index
+
+
+def collate(rows: list[tuple[Tensor, int, int] | Unreadable]) -> Batch | Unreadable:
+    """Return the rows as one batch, or the first that is unreadable."""
+    images, labels, ids = [], [], []
+    for row in rows:
+        if isinstance(row, Unreadable):
+            return row
+        images.append(row[0])
+        labels.append(row[1])
+        ids.append(row[2])
+    return torch.stack(images), torch.tensor(labels), torch.tensor(ids)
+
+
+def decode_all(
+    table: Table, preprocess: Preprocess, workers: int, progress: Progress | None
+) -> tuple[UInt8[Tensor, "image 3 r r"], list[Unreadable]]:
+    """Return all images decoded, and the files that could not be (their pixels are left as they fell)."""
+    pixels = torch.empty(len(table), 3, preprocess.resize, preprocess.resize, dtype=torch.uint8)
+    unreadable = []
+
+    def fill(row: int) -> Unreadable | None:
+        try:
+            pixels[row] = preprocess.load(table.path[row])
+        except UnreadableImage as error:
+            return Unreadable(error.path, error.reason)
+        return None
+
+    # PIL lets go of the interpreter while it decodes and resizes, so threads share the work.
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for done, problem in enumerate(pool.map(fill, range(len(table))), start=1):
+            if problem is not None:
+                unreadable.append(problem)
+            if progress is not None:
+                progress(done, len(table))
+    return pixels, unreadable
+
+
+def describe_unreadable(unreadable: Sequence[Unreadable], total: int) -> str:
+    """Return one message that names up to five files and says how to go on."""
+    lines = [f"\n  {problem.path}: {problem.reason}" for problem in unreadable[:5]]
+    if len(unreadable) > 5:
+        lines.append(f"\n  and {len(unreadable) - 5} more")
+    return (
+        f"{len(unreadable)} of {total} images cannot be read; repair or remove them, or set "
+        f"data.skip_unreadable = true to go on without them:{''.join(lines)}"
+    )

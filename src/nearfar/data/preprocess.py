@@ -1,0 +1,97 @@
+"""How an image becomes the tensor that a model expects."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from nearfar.data.decode import decode
+from nearfar.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a file to ``[3, size, size]``.
+
+    Attributes:
+        size: side of the square that the model sees.
+        resize: side of the square that ``load`` makes and augmentation crops from; at least ``size``, which
+            is the default.
+        mean: mean of each channel, for values in [0, 1]; the model itself subtracts it.
+        std: standard deviation of each channel, for values in [0, 1].
+        interpolation: of the resize.
+        fit: "crop" resizes the shorter side and cuts the middle of the longer; "squash" resizes both sides.
+    """
+
+    size: int
+    resize: int = 0
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    fit: Literal["crop", "squash"] = "crop"
+
+    def __post_init__(self) -> None:
+        if self.resize == 0:
+            object.__setattr__(self, "resize", self.size)
+        if not 0 < self.size <= self.resize:
+            raise ConfigError(f"resize must be at least size; got size={self.size}, resize={self.resize}.")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"mean and std need a value for each of 3 channels, std above 0; got {self.mean}, {self.std}."
+            )
+        if self.interpolation not in {"bilinear", "bicubic"}:
+            raise ConfigError(f"interpolation must be 'bilinear' or 'bicubic'; got '{self.interpolation}'.")
+        if self.fit not in {"crop", "squash"}:
+            raise ConfigError(f"fit must be 'crop' or 'squash'; got '{self.fit}'.")
+
+    def load(self, path: str | Path) -> UInt8[Tensor, "3 resize resize"]:
+        """Decode a file and resize it.
+
+        Raises:
+            UnreadableImage: if the file cannot be decoded.
+        """
+        # Twice the side is enough for a clean reduction; decoding a JPEG at that scale is much faster.
+        return self.from_image(decode(path, at_least=2 * self.resize))
+
+    def from_image(self, image: "Image") -> UInt8[Tensor, "3 resize resize"]:
+        """Resize an RGB image to the square."""
+        functional = require("torchvision.transforms.v2.functional", "train")
+        wanted = [self.resize] if self.fit == "crop" else [self.resize, self.resize]
+        if sorted(image.size) != sorted([self.resize, self.resize]):
+            mode = functional.InterpolationMode(self.interpolation)
+            image = functional.resize(image, wanted, interpolation=mode, antialias=True)
+            image = functional.center_crop(image, [self.resize, self.resize])
+        return functional.pil_to_tensor(image)
+
+    def center(self, images: UInt8[Tensor, "b 3 r r"]) -> Float[Tensor, "b 3 size size"]:
+        """Return the middle of each image as float in [0, 1].
+
+        Raises:
+            ConfigError: if the images are smaller than ``size``.
+        """
+        height, width = images.shape[-2:]
+        if min(height, width) < self.size:
+            raise ConfigError(
+                f"images are {height} x {width}, smaller than size {self.size}; load them with resize."
+            )
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return images[..., top : top + self.size, left : left + self.size].to(torch.float32) / 255
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocess":
+        """Return the preprocessing of these settings, as ``to_dict`` wrote them."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**values)
