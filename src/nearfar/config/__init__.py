@@ -1,0 +1,22 @@
+"""The configuration of a run: TOML in, frozen and checked values out.
+
+config = nearfar.config.Config.load("birds.toml", ["loss.beta=40", "train.epochs=5"])
+"""
+
+from nearfar.errors import require
+
+require("pydantic", "train")
+
+from nearfar.config.sections import (  # noqa: E402 (the sentence about the missing extra comes first)
+    Augment,
+    Batch,
+    Config,
+    Data,
+    Loss,
+    Memory,
+    Model,
+    Optimizer,
+    Train,
+)
+
+__all__ = ["Augment", "Batch", "Config", "Data", "Loss", "Memory", "Model", "Optimizer", "Train"]

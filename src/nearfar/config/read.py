@@ -1,0 +1,132 @@
+"""Reads a configuration: a TOML file or a source of images, then ``key=value`` overrides."""
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from nearfar.config.fit import fit
+from nearfar.config.sections import Config
+from nearfar.config.sentences import known_keys, sentence, unknown_key
+from nearfar.errors import ConfigError, suggest
+
+TABLES = (".csv", ".parquet", ".pq", ".tsv")
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Do what `Config.load` says."""
+    given = _overrides(overrides)
+    path = Path(source)
+    if path.suffix.lower() == ".toml":
+        values = _merge(_read(path), given, path.name)
+        _settle_paths(values, path.parent)
+        return _validate(values, path.name, given)
+    values = _merge({"data": {"source": _image_source(str(source))}}, given, "")
+    return _validate(fit(values), "", given)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: this is not TOML: {error}.") from None
+
+
+def _overrides(texts: Sequence[str]) -> dict[tuple[str, ...], Any]:
+    """Return {("loss", "beta"): 40.0}; None stands for "take the default again"."""
+    given: dict[tuple[str, ...], Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        place = tuple(key.strip().split("."))
+        if not equals or not all(place):
+            raise ConfigError(f"{text!r} is not an override; write key=value, as in loss.beta=40.")
+        if len(place) == 1:
+            raise unknown_key(key.strip(), known_keys(Config))
+        given[place] = _value(value.strip())
+    return given
+
+
+def _value(text: str) -> Any:
+    if not text:
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _merge(values: dict[str, Any], given: dict[tuple[str, ...], Any], file: str) -> dict[str, Any]:
+    for place, value in given.items():
+        table = values
+        for depth, part in enumerate(place[:-1], start=1):
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                where = f"{file}: " if file else ""
+                raise ConfigError(
+                    f"{where}{'.'.join(place[:depth])} is not a table, so {'.'.join(place)} has no place."
+                )
+        if value is None:
+            table.pop(place[-1], None)
+        else:
+            table[place[-1]] = value
+    return values
+
+
+def _settle_paths(values: dict[str, Any], folder: Path) -> None:
+    """Let a path in a file count from that file's folder, wherever the run is started."""
+    data = values.get("data")
+    for key in ("source", "root"):
+        if isinstance(data, dict) and isinstance(data.get(key), str):
+            beside = folder / Path(data[key]).expanduser()
+            if beside.exists() and data[key] not in _packs():
+                data[key] = str(beside.resolve())
+
+
+def _image_source(source: str) -> str:
+    if source in _packs():
+        return source
+    path = Path(source).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    if os.sep in source or path.suffix.lower() in TABLES:
+        raise ConfigError(f"{source}: there is no such file or folder.")
+    raise ConfigError(
+        f"{source!r} is no configuration file, folder, table or pack.{suggest(source, _packs())} "
+        f"Packs: {', '.join(_packs())}."
+    )
+
+
+def _packs() -> list[str]:
+    from nearfar.data import packs
+
+    return list(packs.names())
+
+
+def _validate(values: dict[str, Any], file: str, given: dict[tuple[str, ...], Any]) -> Config:
+    from nearfar.config.loss_settings import check_loss
+
+    try:
+        config = _checked(Config, values)
+        check_loss(config.loss)  # last, since the signatures of the losses need torch
+    except ConfigError as error:
+        overridden = any(_names(str(error), place) for place in given)
+        raise ConfigError(str(error) if overridden or not file else f"{file}: {error}") from None
+    return config
+
+
+def _checked(model: type[BaseModel], values: dict[str, Any]) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise sentence(error, model) from None
+
+
+def _names(message: str, place: tuple[str, ...]) -> bool:
+    """Whether the message is about this override: then the file is not to blame."""
+    first = message.removeprefix("unknown key ").split()[0].strip("'.;:")
+    return first == ".".join(place)

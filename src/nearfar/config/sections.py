@@ -1,0 +1,259 @@
+"""The sections of a configuration, each key with its default and its limits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
+
+from nearfar.errors import ConfigError
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _byte_text(size: int) -> str:
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return f"{size}B"
+
+
+Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
+Bytes = Annotated[ByteSize, PlainSerializer(_byte_text)]
+
+
+class Section(BaseModel):
+    """One table of the file: frozen, typed strictly, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the images come from and which classes are kept for the test."""
+
+    source: str = "objects"
+    """A folder of class folders, a CSV or Parquet table, or the name of a pack."""
+    root: str | None = None
+    """Folder that holds the files of a named data set."""
+    split_seed: int = 0
+    """Draws the test classes where the source has no `split` column."""
+    skip_unreadable: bool = False
+    """Leave broken images out (they are logged) instead of stopping."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    memory_limit: Bytes = ByteSize(2**30)
+    """Decoded images are kept in memory when they fit: "2GiB", "500MB" or a number of bytes."""
+
+
+class Augment(Section):
+    """Random changes of the training images. Angles in degrees, the rest as shares."""
+
+    scale: Range = (0.4, 1.0)
+    """Share of the image's area that the crop keeps."""
+    ratio: Range = (0.75, 4 / 3)
+    flip: bool | Literal["auto"] = "auto"
+    """Mirror half of the images; "auto" asks the pack, since a mirrored letter is another sign."""
+    rotate: float = Field(0.0, ge=0, le=180)
+    translate: float = Field(0.0, ge=0, le=1)
+    brightness: float = Field(0.2, ge=0, le=1)
+    contrast: float = Field(0.2, ge=0, le=1)
+    padding: Literal["border", "reflection"] = "border"
+    """What a turn or a shift finds outside the image."""
+    saturation: float = Field(0.2, ge=0, le=1)
+    gray: float = Field(0.0, ge=0, le=1)
+    """Share of the images turned gray."""
+    blur: float = Field(0.0, ge=0, le=1)
+    """Share of the images blurred a little."""
+    erase: float = Field(0.0, ge=0, le=1)
+    """Share of the images with a rectangle blanked out."""
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float], info: Any) -> tuple[float, float]:
+        low, high = value
+        if not 0 < low <= high or (info.field_name == "scale" and high > 1):
+            limits = "0 < low <= high <= 1" if info.field_name == "scale" else "0 < low <= high"
+            raise ConfigError(
+                f"augment.{info.field_name} must be [low, high] with {limits}; got [{low}, {high}]."
+            )
+        return value
+
+
+class Model(Section):
+    """Backbone, pooling and head of the embedder."""
+
+    backbone: str = "resnet18"
+    dim: int = Field(128, ge=1)
+    pooling: Literal["avg", "max", "avg+max", "gem"] = "avg"
+    head: Literal["linear", "none"] = "linear"
+    layer_norm: bool = False
+    pretrained: bool = True
+    freeze_batch_norm: bool = False
+    size: Annotated[int, Field(ge=8)] | None = None
+    """Side of the square that the network sees; left out, the backbone's own."""
+
+
+class Loss(Section):
+    """Name of the loss, and every setting that its signature has."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "multi_similarity"
+    mining: str | dict[str, Any] | None = None
+    similarity: Literal["cosine", "dot", "euclidean", "squared_euclidean"] = "cosine"
+    reduction: Literal["mean", "mean_valid", "mean_terms", "mean_active", "sum"] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of this loss alone: ``beta``, ``margin`` and the like."""
+        return dict(self.model_extra or {})
+
+
+class Memory(Section):
+    """Embeddings of past steps as further candidates."""
+
+    size: int = 0
+
+    @field_validator("size")
+    @classmethod
+    def _not_yet(cls, value: int) -> int:
+        if value != 0:
+            raise ConfigError(f"memory.size = {value} is not possible yet; leave it at 0.")
+        return value
+
+
+class Batch(Section):
+    """How many classes, and images of each, a batch holds."""
+
+    classes_per_batch: int = 32
+    images_per_class: int = 4
+    chunk: int = 0
+
+    @model_validator(mode="after")
+    def _has_pairs(self) -> "Batch":
+        if self.images_per_class < 2:
+            raise ConfigError(
+                f"batch.images_per_class = {self.images_per_class} gives no positive pair; "
+                "set it to 2 or more."
+            )
+        if self.classes_per_batch < 2:
+            raise ConfigError(
+                f"batch.classes_per_batch = {self.classes_per_batch} gives no negative pair; "
+                "set it to 2 or more."
+            )
+        if self.chunk != 0:
+            raise ConfigError(f"batch.chunk = {self.chunk} is not possible yet; leave it at 0.")
+        return self
+
+
+class Optimizer(Section):
+    """Steps taken down the gradient."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-4, ge=0)
+    """Of the backbone."""
+    head_lr: float = Field(1e-3, ge=0)
+    loss_lr: float = Field(1e-2, ge=0)
+    """Of the weights that a loss has (proxies, a learned margin)."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Of weights with two or more axes; biases and norms have none."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of sgd."""
+    warmup_epochs: float = Field(1.0, ge=0)
+    head_only_epochs: int = Field(0, ge=0)
+    """Epochs at the start in which the backbone rests and only the head and the loss learn."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    step_epochs: int = Field(10, ge=1)
+    gamma: float = Field(0.1, gt=0, le=1)
+    clip_norm: float = Field(0.0, ge=0)
+    """Largest norm of the gradient; 0 leaves it as it is."""
+
+
+class Train(Section):
+    """Length of the run, validation, number format, seed."""
+
+    epochs: int = Field(20, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validate_on: Literal["classes", "none"] = "classes"
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of the training classes held out; the test classes are never used."""
+    validate_every: int = Field(1, ge=1)
+    seed: int = Field(1, ge=0)
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    """A checkpoint is written after each epoch, and this often within one."""
+    device: str = "auto"
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        kind, _, number = value.partition(":")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdecimal()):
+            raise ConfigError(
+                f"train.device must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'; got {value!r}."
+            )
+        return value
+
+
+class Config(Section):
+    """All that decides a run. `Config()` is the demo; `Config.load` reads files and overrides."""
+
+    data: Data = Data()
+    augment: Augment = Augment()
+    model: Model = Model()
+    loss: Loss = Loss()
+    memory: Memory = Memory()
+    batch: Batch = Batch()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        epochs = self.train.epochs
+        for key, least in (("warmup_epochs", 1), ("head_only_epochs", 0)):
+            value = getattr(self.optimizer, key)
+            if value >= epochs and value > least:
+                raise ConfigError(
+                    f"optimizer.{key} = {value} leaves nothing of train.epochs = {epochs}; set it lower."
+                )
+        if self.model.head == "none" and self.optimizer.head_only_epochs > 0:
+            raise ConfigError(
+                "optimizer.head_only_epochs needs a head to train; set it to 0 or model.head to 'linear'."
+            )
+        return self
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> "Config":
+        """Read a TOML file, or fit the defaults to a pack, a folder or a table of images.
+
+        Args:
+            source: path of a ``.toml`` file; else a pack's name, a folder of class folders, a CSV or Parquet
+                file.
+            overrides: ``"loss.beta=40"``; the value is TOML, and a bare word is a text. ``"loss.beta="``
+                takes the default again.
+
+        Raises:
+            ConfigError: for an unknown key or source, or a value of the wrong kind: one sentence.
+        """
+        from nearfar.config.read import load_config
+
+        return load_config(source, overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested values as they stand in TOML, keys without a value left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_toml(self) -> str:
+        """Return the text that `load` reads back as an equal configuration."""
+        from nearfar.toml import to_toml
+
+        return to_toml(self.to_dict())

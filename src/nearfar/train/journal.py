@@ -1,0 +1,107 @@
+"""What a run tells: every record to every tracker, and to the person who watches.
+
+Records count epochs from 0, as the schedule does; people are told epochs from 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nearfar.config import Config
+from nearfar.train.environment import environment
+from nearfar.train.folder import LOG
+from nearfar.train.live import Live
+from nearfar.train.precision import Numerics
+from nearfar.train.setup import Parts, weight_count
+from nearfar.train.tracking import JsonLines, Tracker
+from nearfar.train.validate import Validation
+
+
+class Journal:
+    """Tells the log, other trackers and the screen.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        trackers: beside the log.
+        shown: whether a person watches.
+    """
+
+    def __init__(
+        self, folder: Path, config: Config, *, trackers: Sequence[Tracker] = (), shown: bool = True
+    ) -> None:
+        self.config = config
+        self.path = folder / LOG
+        self.more = tuple(trackers)
+        self.shown = shown
+
+    def open(self, steps: int, done: int, log_size: int) -> "Journal":
+        """Begin at step ``done``; what the log holds beyond ``log_size`` bytes is dropped."""
+        self.log = JsonLines(self.path, log_size)
+        self.trackers: tuple[Tracker, ...] = (self.log, *self.more)
+        self.live = Live(steps, done, self.shown)
+        self.step = done
+        return self
+
+    def __enter__(self) -> "Journal":
+        for tracker in self.trackers:
+            tracker.start(self.config.to_dict(), self.step)
+        self.live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.__exit__(kind, error, trace)
+        for tracker in self.trackers:
+            tracker.finish()
+
+    def begin(self, parts: Parts, numerics: Numerics, command: str, steps: int) -> None:
+        """Tell what runs, on what, where."""
+        tables, weights = parts.tables, weight_count([parts.embedder])
+        train = parts.images.table.counts()
+        counts = {"train": train, "test": tables.test.counts()}
+        if tables.validation is not None:
+            counts["validation"] = tables.validation.counts()
+        run = {"command": command, "seed": self.config.train.seed, **environment(parts.device)}
+        self.tell("start", **run, weights=weights, steps=steps, numerics=asdict(numerics), **counts)
+        self.live.say(
+            f"{train['images']:,} images of {train['classes']:,} classes, {weights:,} weights, "
+            f"{steps:,} steps on {parts.device} in {numerics.precision} ({numerics.reason})"
+        )
+        for item in parts.images.unreadable:
+            self.tell("note", text=f"left out {item.path}: {item.reason}")
+
+    def go_on(self, parts: Parts, began_on: str) -> None:
+        """Tell that a run is resumed."""
+        self.tell("resume", **environment(parts.device))
+        self.live.say(f"going on after step {self.step}")
+        if began_on != parts.device.type:
+            self.warn(
+                f"the run began on {began_on} and goes on on {parts.device.type}: by rounding, its "
+                "weights will differ from those of a run that stayed."
+            )
+
+    def numbers(self, record: Mapping[str, Any]) -> None:
+        """Tell the numbers of a step."""
+        self.tell("step", **record)
+        self.live.step(record)
+
+    def validation(self, epoch: int, found: Validation, best: bool) -> None:
+        """Tell a validation."""
+        self.tell("validation", epoch=epoch, **asdict(found), best=best)
+        mark = ", the best so far" if best else ""
+        scores = f"recall@1 {found.recall_at_1:.1%}, MAP@R {found.map_at_r:.3f}"
+        self.live.say(f"epoch {epoch + 1}: {scores} on held-out classes{mark}")
+
+    def warn(self, text: str) -> None:
+        """Tell that something goes wrong."""
+        self.tell("warning", text=text)
+        self.live.say(f"warning: {text}")
+
+    def tell(self, kind: str, **record: Any) -> None:
+        """Give a record to all trackers."""
+        for tracker in self.trackers:
+            tracker.log({"kind": kind, "step": self.step, **record})

@@ -1,0 +1,110 @@
+"""The dry run: one batch through everything, and what a whole run would cost."""
+
+from dataclasses import dataclass
+
+import torch
+
+from nearfar.config import Config
+from nearfar.train.live import duration
+from nearfar.train.precision import Numerics
+from nearfar.train.randomness import derive_seed
+from nearfar.train.setup import Parts, weight_count
+from nearfar.train.trial import measured_numerics, try_steps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would be; printing it gives a page to read.
+
+    Attributes:
+        train, validation, test: images and classes of each part.
+        batch: shape of the images that the network sees.
+        embedding: shape of what comes out.
+        loss: the loss with all its settings.
+        loss_value: of the first batch.
+        weights: number of weights.
+        memory: bytes of weights, gradients, optimiser and activations.
+        steps_per_epoch, epochs: length of the run.
+        step_seconds: of one training step without reading images.
+        numerics: number format and why.
+        device: where it runs.
+    """
+
+    train: tuple[int, int]
+    validation: tuple[int, int] | None
+    test: tuple[int, int]
+    batch: tuple[int, ...]
+    embedding: tuple[int, ...]
+    loss: str
+    loss_value: float
+    weights: int
+    memory: dict[str, int]
+    steps_per_epoch: int
+    epochs: int
+    step_seconds: float
+    numerics: Numerics
+    device: str
+
+    def __str__(self) -> str:
+        def part(name: str, counts: tuple[int, int]) -> str:
+            return f"{name:<12}{counts[0]:,} images of {counts[1]:,} classes"
+
+        epoch = self.step_seconds * self.steps_per_epoch
+        memory = ", ".join(f"{name} {_megabytes(size)}" for name, size in self.memory.items())
+        return "\n".join(
+            [
+                part("train", self.train),
+                *([part("validation", self.validation)] if self.validation else []),
+                part("test", self.test),
+                f"batch       {list(self.batch)} -> embeddings {list(self.embedding)}",
+                f"loss        {self.loss} = {self.loss_value:.4f} on the first batch",
+                f"weights     {self.weights:,}",
+                f"memory      {_megabytes(sum(self.memory.values()))}: {memory}",
+                f"device      {self.device}, {self.numerics.precision} ({self.numerics.reason})",
+                f"time        {self.step_seconds:.3f} s a step, {duration(epoch)} an epoch of "
+                f"{self.steps_per_epoch} steps, {duration(epoch * self.epochs)} for {self.epochs} epochs",
+                "nothing was written.",
+            ]
+        )
+
+
+def plan(config: Config, parts: Parts) -> Plan:
+    """Send the first batch through data, augmentation, network, loss and optimiser, on a copy."""
+    images, labels, _ = next(iter(parts.images.batches(parts.sampler)))
+    generator = torch.Generator().manual_seed(derive_seed(config.train.seed, 0, 0, 1))
+    pixels = parts.augment(images.to(parts.device), generator)
+    labels = labels.to(parts.device)
+
+    numerics = measured_numerics(config, parts)
+    cost = try_steps(parts.embedder, parts.loss, pixels, labels, numerics=numerics, steps=2)
+    with torch.no_grad():
+        embeddings = parts.embedder.eval()(pixels)
+        value = parts.loss(embeddings, labels)
+    learned = [p for group in parts.optimizer.param_groups for p in group["params"]]
+    size = sum(p.numel() * p.element_size() for p in learned)
+    validation = parts.tables.validation
+    return Plan(
+        train=(len(parts.images), parts.images.table.class_count()),
+        validation=None if validation is None else (len(validation), validation.class_count()),
+        test=(len(parts.tables.test), parts.tables.test.class_count()),
+        batch=tuple(pixels.shape),
+        embedding=tuple(embeddings.shape),
+        loss=str(parts.loss),
+        loss_value=float(value),
+        weights=weight_count([parts.embedder]),
+        memory={
+            "weights": sum(p.numel() * p.element_size() for p in parts.embedder.parameters()),
+            "gradients": size,
+            "optimiser": size * (2 if config.optimizer.name == "adamw" else 1),
+            "activations": cost.activations,
+        },
+        steps_per_epoch=len(parts.sampler),
+        epochs=config.train.epochs,
+        step_seconds=cost.seconds,
+        numerics=numerics,
+        device=str(parts.device),
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MB" if size < 2**30 else f"{size / 2**30:,.2f} GB"

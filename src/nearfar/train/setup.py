@@ -1,0 +1,182 @@
+"""From a configuration to everything that a run needs: tables, images, network, loss, optimiser."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from nearfar.config import Config
+from nearfar.data import Augment, Images, PKSampler, Table, packs, read_table, split_by_class, train_and_test
+from nearfar.errors import DataError
+from nearfar.losses import Loss
+from nearfar.losses import create as create_loss
+from nearfar.models import Embedder
+from nearfar.train.optimizer import create_optimizer, parameter_groups
+from nearfar.train.randomness import seed_everything
+from nearfar.train.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The classes of a run, in three parts that share none.
+
+    Attributes:
+        train: what is learned from.
+        validation: held out of the training classes to choose the best epoch; None without validation.
+        test: never looked at while training.
+    """
+
+    train: Table
+    validation: Table | None
+    test: Table
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with. The modules and the optimiser change in place, the rest stays."""
+
+    tables: Tables
+    images: Images
+    validation_images: Images | None
+    sampler: PKSampler
+    augment: Augment
+    embedder: Embedder
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    device: torch.device
+    head_only_steps: int
+
+
+def tables_of(config: Config) -> Tables:
+    """Read the source and part its classes; validation classes come out of the training classes.
+
+    Raises:
+        DataError: if too few classes are left.
+    """
+    table = read_table(config.data.source) if config.data.root is None else read_table(config.data.root)
+    train, test = train_and_test(table, seed=config.data.split_seed)
+    if config.train.validate_on == "none":
+        return Tables(train, None, test)
+    split = table.columns.get("split")
+    if split is not None and (split == "validation").any():
+        return Tables(train, table.select(split == "validation"), test)
+    held_out, rest = _hold_out(config, train)
+    return Tables(rest, held_out, test)
+
+
+def assemble(config: Config, tables: Tables, device: torch.device, embedder: Embedder | None = None) -> Parts:
+    """Make everything, seeded by ``train.seed``.
+
+    Args:
+        config: of the run.
+        tables: from `tables_of`.
+        device: from `choose_device`.
+        embedder: trained instead of the one that ``config.model`` describes.
+    """
+    seed_everything(config.train.seed)
+    if embedder is None:
+        embedder = Embedder(**config.model.model_dump())
+    embedder = embedder.to(device)
+    loss = make_loss(config).to(device)
+    images = _images(config, tables.train, embedder)
+    sampler = PKSampler(
+        images.table.label,
+        config.batch.classes_per_batch,
+        config.batch.images_per_class,
+        seed=config.train.seed,
+    )
+    wanted = config.optimizer
+    schedule = Schedule(
+        wanted.schedule,
+        len(sampler),
+        config.train.epochs,
+        wanted.warmup_epochs,
+        wanted.step_epochs,
+        wanted.gamma,
+    )
+    head_only_steps = wanted.head_only_epochs * len(sampler)
+    groups = parameter_groups(embedder.backbone, embedder, loss, wanted, head_only_steps)
+    return Parts(
+        tables=tables,
+        images=images,
+        validation_images=None if tables.validation is None else _images(config, tables.validation, embedder),
+        sampler=sampler,
+        augment=Augment(
+            embedder.preprocess.size,
+            **config.augment.model_dump(exclude={"flip"}),
+            flip=flips(config),
+        ),
+        embedder=embedder,
+        loss=loss,
+        optimizer=create_optimizer(groups, wanted),
+        schedule=schedule,
+        device=device,
+        head_only_steps=head_only_steps,
+    )
+
+
+def make_loss(config: Config) -> Loss:
+    """Return the loss that ``config.loss`` describes."""
+    wanted = config.loss
+    return create_loss(
+        wanted.name,
+        mining=wanted.mining,
+        similarity=wanted.similarity,
+        reduction=wanted.reduction,
+        **wanted.settings,
+    )
+
+
+def flips(config: Config) -> bool:
+    """Whether images may be mirrored: as said, else as the pack says, else yes."""
+    if config.augment.flip != "auto":
+        return config.augment.flip
+    return packs.describe(config.data.source).flip if config.data.source in packs.names() else True
+
+
+def fingerprint(table: Table) -> str:
+    """Return a hash of file names and classes, the same wherever the files lie."""
+    digest = hashlib.sha256()
+    for path, label in zip(table.path, table.label, strict=True):
+        digest.update(f"{Path(path).name}\0{table.classes[label]}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def weight_count(modules: Sequence[nn.Module]) -> int:
+    """Return the number of weights."""
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def _hold_out(config: Config, train: Table) -> tuple[Table, Table]:
+    classes = train.class_count()
+    if classes < 4:
+        raise DataError(
+            f"{train.name or train.source} has {classes} training classes, too few to hold some out for "
+            "validation; set train.validate_on = 'none'."
+        )
+    fraction = max(
+        config.train.validation_fraction, 2 / classes
+    )  # one class alone has nothing to be mistaken for
+    held_out, rest = split_by_class(train, min(fraction, 1 - 2 / classes), config.train.seed)
+    if np.unique(held_out.label, return_counts=True)[1].max() < 2:
+        raise DataError(
+            "no class held out for validation has two images, so nothing can be found; "
+            "set train.validate_on = 'none' or raise train.validation_fraction."
+        )
+    return held_out, rest
+
+
+def _images(config: Config, table: Table, embedder: Embedder) -> Images:
+    wanted = config.data
+    return Images(
+        table,
+        embedder.preprocess,
+        memory_limit=int(wanted.memory_limit),
+        workers=wanted.workers,
+        skip_unreadable=wanted.skip_unreadable,
+    )

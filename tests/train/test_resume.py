@@ -1,0 +1,188 @@
+"""A run that is killed and resumed gives, bit for bit, the weights of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nearfar.config import Config
+from nearfar.errors import CheckpointError
+from nearfar.models import Embedder
+from nearfar.train import RunInterrupted, read_log, train
+
+
+class At:
+    """A tracker that does something when a certain record comes."""
+
+    def __init__(self, do: Any, **wanted: Any) -> None:
+        self.do, self.wanted = do, wanted
+
+    def start(self, config: Mapping[str, Any], step: int) -> None:
+        pass
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        if all(record.get(key) == value for key, value in self.wanted.items()):
+            self.do()
+
+    def file(self, path: Path) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run / "last" / "checkpoint.pt", weights_only=True)
+    inner = state["optimizer"]["state"]
+    moments = {f"{i}.{k}": v for i, values in inner.items() for k, v in values.items()}
+    return {**state["embedder"], **state["loss"], **moments}
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def changed(config: Config, section: str, **values: Any) -> Config:
+    whole = config.to_dict()
+    return Config.model_validate({**whole, section: {**whole[section], **values}})
+
+
+def test_killed_runs_end_as_the_whole_one(pictures: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("killed_runs.py")
+    command = [sys.executable, str(script), str(pictures), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    whole = found.pop("whole")
+    assert len(found) == 6
+    for name, run in found.items():
+        assert run == whole, name
+
+
+def test_two_and_two_epochs_are_four(config: Config, tmp_path: Path) -> None:
+    config = changed(config, "train", epochs=4)
+    train(config, tmp_path / "four", progress=False)
+    with pytest.raises(
+        RunInterrupted, match=r"stopped after step 12 of 24, .* go on with --resume\."
+    ) as stopped:
+        train(config, tmp_path / "two", progress=False, trackers=[At(interrupt, kind="validation", epoch=1)])
+    assert str(tmp_path / "two" / "last") in str(stopped.value)
+    train(config, tmp_path / "two", resume=True, progress=False)
+    assert_same_weights(tmp_path / "two", tmp_path / "four")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_an_epoch_loses_nothing(config: Config, tmp_path: Path, number: int) -> None:
+    stop = At(lambda: os.kill(os.getpid(), number), kind="step", step=4)
+    train(config, tmp_path / "whole", progress=False)
+    before = signal.getsignal(number)
+    with pytest.raises(RunInterrupted, match="stopped after step 4 of 12"):
+        train(config, tmp_path / "run", progress=False, trackers=[stop])
+    assert signal.getsignal(number) is before
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    steps = [
+        record["step"] for record in read_log(tmp_path / "run" / "log.jsonl") if record["kind"] == "step"
+    ]
+    assert steps == list(range(1, 13))
+
+
+def test_a_second_ctrl_c_stops_at_once(config: Config, tmp_path: Path) -> None:
+    def twice() -> None:
+        interrupt()
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", progress=False, trackers=[At(twice, kind="step", step=2)])
+
+
+def test_no_space_left_keeps_the_last_checkpoint(config: Config, tmp_path: Path) -> None:
+    train(config, tmp_path / "whole", progress=False)
+    last = tmp_path / "run" / "last"
+    temporary = last / "checkpoint.pt.tmp"
+    seen = []
+
+    def fill() -> None:
+        seen.append((last / "checkpoint.pt").read_bytes())
+        temporary.symlink_to("/dev/full")  # the kernel answers every write with ENOSPC
+
+    with pytest.raises(CheckpointError, match=r"^no space left on the device of .*last; .* --resume\.$"):
+        train(config, tmp_path / "run", progress=False, trackers=[At(fill, kind="step", step=12)])
+    assert (last / "checkpoint.pt").read_bytes() == seen[0]
+    assert not temporary.is_symlink()
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_no_space_for_the_log(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match="no space left on the device"):
+        train(config, tmp_path / "run", resume=True, progress=False)
+
+
+def test_finished_run_says_so(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = train(config, tmp_path / "run", progress=False)
+    log = (tmp_path / "run" / "log.jsonl").read_bytes()
+    again = train(config, tmp_path / "run", resume=True)
+    assert "is finished: all 2 epochs are done." in capsys.readouterr().err
+    assert again == first
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+
+
+def test_resume_refuses_what_does_not_fit(config: Config, pictures: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(
+        CheckpointError, match=r"run holds no run to resume; leave --resume out to begin one\."
+    ):
+        train(config, run, resume=True, progress=False)
+    with pytest.raises(RunInterrupted):
+        train(config, run, progress=False, trackers=[At(interrupt, kind="step", step=2)])
+    with pytest.raises(
+        CheckpointError, match=r"already holds a run; go on with --resume or choose another folder\."
+    ):
+        train(config, run, progress=False)
+    other = changed(config, "optimizer", lr=0.5)
+    with pytest.raises(
+        CheckpointError, match=r"was begun with optimizer\.lr = 0\.003 but now it is 0\.5; resume"
+    ):
+        train(other, run, resume=True, progress=False)
+    other = changed(config, "loss", beta=3.0)
+    with pytest.raises(CheckpointError, match=r"loss\.beta = not set but now it is 3\.0;"):
+        train(other, run, resume=True, progress=False)
+    embedder = Embedder("nearfar/small", pretrained=False, dim=8, size=32)
+    with pytest.raises(CheckpointError, match=r"head.*was saved from another model"):
+        train(config, run, resume=True, progress=False, embedder=embedder)
+    train(changed(config, "data", workers=1), run, resume=True, progress=False)  # decides nothing
+
+
+def test_resume_refuses_other_images(config: Config, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunInterrupted):
+        train(config, tmp_path / "run", progress=False, trackers=[At(interrupt, kind="step", step=2)])
+    state = torch.load(tmp_path / "run" / "last" / "checkpoint.pt", weights_only=True)
+    torch.save({**state, "data": "0"}, tmp_path / "run" / "last" / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=r"the training images of .* are not those that"):
+        train(config, tmp_path / "run", resume=True, progress=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_is_one_sentence(config: Config, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged or was not written by nearfar"):
+        train(config, tmp_path, resume=True, progress=False)
