@@ -1,0 +1,270 @@
+"""Scores between queries and gallery: fast float32 strips, and one exact score for every pair.
+
+A matrix product gives the same pair another float32 value when the tile or the machine changes. So a product
+here only screens: every pair also has one *exact score*, a float64 sum of its own products in a fixed order,
+rounded to 1e-12 of the scale, and that score decides what the product leaves within its error bound. Equal
+rows then tie exactly, and neither tile size nor device changes an answer.
+"""
+
+import math
+from functools import cached_property
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+
+from nearfar.errors import NearfarError, suggest
+from nearfar.evaluate.product import choose_product, relative_error
+from nearfar.evaluate.rows import BLOCK, fold, inverse, norms, rows32
+
+Similarity = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
+
+_QUANTUM = 1e-12
+_COLUMNS = 4096  # of one product: its result is still in the second-level cache when it is copied
+
+
+@runtime_checkable
+class Comparison(Protocol):
+    """What ranking needs to know about scores; larger is nearer."""
+
+    n_queries: int
+    n_gallery: int
+    has_strips: bool
+    window64: float
+
+    def fill_strip(
+        self,
+        queries: Int64[np.ndarray, " some"],
+        strip: Float32[np.ndarray, "some gallery"],
+        columns: int | None,
+    ) -> None:
+        """Write float32 scores of some queries with the whole gallery, in ``strip_place`` units."""
+        ...
+
+    def strip_place(
+        self, queries: Int64[np.ndarray, " pair"], scores: Float64[np.ndarray, " pair"]
+    ) -> tuple[Float64[np.ndarray, " pair"], Float64[np.ndarray, " pair"]]:
+        """Where an exact score lies in a strip, and how far from there the strip's value can be."""
+        ...
+
+    def rows64(self, queries: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, "some gallery"]:
+        """Scores in float64, each within ``window64`` of the exact score; 0 says that they are exact."""
+        ...
+
+    def pairs(
+        self, queries: Int64[np.ndarray, " pair"], gallery: Int64[np.ndarray, " pair"]
+    ) -> Float64[np.ndarray, " pair"]:
+        """Exact scores of single pairs."""
+        ...
+
+    def pairs_of_one(self, query: int, gallery: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
+        """Exact scores of one query with many gallery rows."""
+        ...
+
+
+class EmbeddingComparison:
+    """Queries against gallery by their embeddings.
+
+    Exact score of a pair, always a float64 sum in one fixed order over the given rows, rounded to 1e-12:
+
+        cosine  q·g / (|q| |g|)        dot  q·g        euclidean, squared_euclidean  -|q - g|²
+
+    Args:
+        queries: rows [q, dim], float32 or float64.
+        gallery: rows [g, dim]; the same object as ``queries`` for a set against itself.
+        similarity: see above; both euclidean forms rank alike.
+        device: where the float32 products run.
+    """
+
+    has_strips = True
+
+    def __init__(
+        self,
+        queries: Float[np.ndarray, "query dim"],
+        gallery: Float[np.ndarray, "gallery dim"],
+        *,
+        similarity: str = "cosine",
+        device: torch.device | None = None,
+    ) -> None:
+        if similarity not in get_args(Similarity):
+            known = list(get_args(Similarity))
+            raise NearfarError(
+                f"similarity {similarity!r} is not known; use one of {', '.join(known)}."
+                f"{suggest(similarity, known)}"
+            )
+        if queries.shape[1] != gallery.shape[1]:
+            raise NearfarError(
+                f"queries have {queries.shape[1]} dimensions and the gallery has {gallery.shape[1]}; "
+                "embed both with the same model."
+            )
+        self.queries, self.gallery = queries, gallery
+        self.n_queries, self.n_gallery, self.dim = len(queries), len(gallery), queries.shape[1]
+        self.distance = similarity in ("euclidean", "squared_euclidean")
+        self.cosine = similarity == "cosine"
+        self.device = device or torch.device("cpu")
+        self._prepare()
+        self._product = choose_product(self.dim, self.device)
+
+    def _prepare(self) -> None:
+        same = self.gallery is self.queries
+        # Distances do not change when both sides move together; small numbers round less.
+        centre = self.gallery.mean(axis=0, dtype=np.float64) if self.distance else np.zeros(self.dim)
+        gallery_norm = norms(self.gallery, centre)
+        query_norm = gallery_norm if same else norms(self.queries, centre)
+        largest = float(gallery_norm.max())
+        if self.cosine:
+            self._query_inverse, self._gallery_inverse = inverse(query_norm), inverse(gallery_norm)
+            self._scale = 1.0
+            self._error = np.full(self.n_queries, relative_error(self.dim))
+        else:
+            self._query_inverse = self._gallery_inverse = np.zeros(0)
+            reach = query_norm * largest + (0.5 * largest**2 if self.distance else 0.0)
+            self._error = relative_error(self.dim) * reach
+            longest = float(query_norm.max())
+            self._scale = (longest + largest) ** 2 if self.distance else longest * largest
+        self._quantum = _QUANTUM * (self._scale or 1.0)
+        self.window64 = self._quantum + 2 * relative_error(self.dim) * 2.0**-29 * self._scale
+        # A power of two brings the longest row near length 1: float32 then neither overflows nor underflows.
+        unit = 2.0 ** -math.frexp(max(largest, float(query_norm.max())))[1]
+        self._strip_unit = 1.0 if self.cosine else unit**2
+        gallery_factor = self._gallery_inverse if self.cosine else np.full(self.n_gallery, unit)
+        self._gallery32 = rows32(self.gallery, centre, gallery_factor).to(self.device)
+        if same:
+            self._queries32 = self._gallery32
+        else:
+            query_factor = self._query_inverse if self.cosine else np.full(self.n_queries, unit)
+            self._queries32 = rows32(self.queries, centre, query_factor).to(self.device)
+        self._query_square = query_norm**2
+        self._gallery_square = gallery_norm**2
+        self._centre = centre
+        half = (-0.5 * self._strip_unit * self._gallery_square).astype(np.float32)
+        self._bias = torch.from_numpy(half).to(self.device) if self.distance else None
+
+    def fill_strip(
+        self,
+        queries: Int64[np.ndarray, " some"],
+        strip: Float32[np.ndarray, "some gallery"],
+        columns: int | None,
+    ) -> None:
+        """Float32 scores with the whole gallery: q·g (cosine: of unit rows), or q·g - |g|²/2 (distances)."""
+        rows = self._queries32[torch.from_numpy(queries).to(self.device)]
+        target = torch.from_numpy(strip)
+        step = columns or (_COLUMNS if self.device.type == "cpu" else self.n_gallery)
+        for start in range(0, self.n_gallery, step):
+            stop = start + step
+            bias = None if self._bias is None else self._bias[start:stop]
+            target[:, start:stop] = self._product(rows, self._gallery32[start:stop], bias)
+
+    def strip_place(
+        self, queries: Int64[np.ndarray, " pair"], scores: Float64[np.ndarray, " pair"]
+    ) -> tuple[Float64[np.ndarray, " pair"], Float64[np.ndarray, " pair"]]:
+        """Exact scores in the units of a strip, and the bound on the strip's error there."""
+        place = (self._query_square[queries] + scores) / 2 if self.distance else scores
+        return place * self._strip_unit, (self._error[queries] + self._quantum) * self._strip_unit
+
+    def rows64(self, queries: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, "some gallery"]:
+        """Scores with the whole gallery by a float64 product."""
+        rows = torch.from_numpy(self.queries[queries].astype(np.float64) - self._centre)
+        scores = torch.empty(len(queries), self.n_gallery, dtype=torch.float64)
+        for start in range(0, self.n_gallery, 4096):
+            block = self.gallery[start : start + 4096].astype(np.float64) - self._centre
+            torch.mm(rows, torch.from_numpy(block).T, out=scores[:, start : start + 4096])
+        result = scores.numpy()
+        if self.cosine:
+            result *= self._query_inverse[queries][:, None]
+            result *= self._gallery_inverse
+        elif self.distance:
+            result *= 2
+            result -= self._query_square[queries][:, None]
+            result -= self._gallery_square
+        return result
+
+    def pairs(
+        self, queries: Int64[np.ndarray, " pair"], gallery: Int64[np.ndarray, " pair"]
+    ) -> Float64[np.ndarray, " pair"]:
+        """Exact scores of single pairs."""
+        scores = np.empty(len(queries))
+        step = max(1, BLOCK // self.dim)
+        for start in range(0, len(queries), step):
+            some = slice(start, start + step)
+            left = self.queries[queries[some]].astype(np.float64)
+            if self.distance:
+                left -= self.gallery[gallery[some]]
+                left *= left
+                scores[some] = -fold(left)
+            else:
+                left *= self.gallery[gallery[some]]
+                scores[some] = fold(left)
+        if self.cosine:
+            scores *= self._query_inverse[queries]
+            scores *= self._gallery_inverse[gallery]
+        return np.rint(scores / self._quantum) * self._quantum
+
+    def pairs_of_one(self, query: int, gallery: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
+        """Exact scores of one query with many rows; equal gallery rows are scored once."""
+        first = self._first_equal[gallery]
+        rows, back = np.unique(first, return_inverse=True)
+        return self.pairs(np.full(len(rows), query), rows)[back]
+
+    @cached_property
+    def _first_equal(self) -> Int64[np.ndarray, " gallery"]:
+        """For each gallery row the first row with the same bytes."""
+        keys = self.gallery.view(np.dtype((np.void, self.gallery.dtype.itemsize * self.dim))).ravel()
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        return first[inverse].astype(np.int64)
+
+
+@runtime_checkable
+class DistanceRows(Protocol):
+    """Distances made row by row, such as ``nearfar.evaluate.KReciprocal``."""
+
+    shape: tuple[int, int]
+
+    def rows(self, queries: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, "some gallery"]:
+        """Distances of some queries with the whole gallery."""
+        ...
+
+
+class GivenComparison:
+    """Queries against gallery by distances that are given; they are taken as exact, equal means tied."""
+
+    has_strips = False
+    window64 = 0.0
+
+    def __init__(
+        self, distances: np.ndarray | DistanceRows, kept: Int64[np.ndarray, " kept"] | None = None
+    ) -> None:
+        self.distances, self.kept = distances, kept
+        self.n_queries, self.n_gallery = distances.shape[0], distances.shape[1] if kept is None else len(kept)
+
+    def rows64(self, queries: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, "some gallery"]:
+        """Minus the distances, in float64."""
+        given = self.distances
+        rows = given[queries].astype(np.float64) if isinstance(given, np.ndarray) else given.rows(queries)
+        return -(rows if self.kept is None else rows[:, self.kept])
+
+    def pairs_of_one(self, query: int, gallery: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
+        """Not used: distances given are already exact."""
+        raise NotImplementedError
+
+    def pairs(
+        self, queries: Int64[np.ndarray, " pair"], gallery: Int64[np.ndarray, " pair"]
+    ) -> Float64[np.ndarray, " pair"]:
+        """Not used: distances given are already exact."""
+        raise NotImplementedError
+
+    def fill_strip(
+        self,
+        queries: Int64[np.ndarray, " some"],
+        strip: Float32[np.ndarray, "some gallery"],
+        columns: int | None,
+    ) -> None:
+        """Not used: distances given are already exact."""
+        raise NotImplementedError
+
+    def strip_place(
+        self, queries: Int64[np.ndarray, " pair"], scores: Float64[np.ndarray, " pair"]
+    ) -> tuple[Float64[np.ndarray, " pair"], Float64[np.ndarray, " pair"]]:
+        """Not used: distances given are already exact."""
+        raise NotImplementedError

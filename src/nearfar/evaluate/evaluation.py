@@ -1,0 +1,167 @@
+"""From scores and a protocol to the result of a retrieval evaluation."""
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from nearfar.errors import NearfarError, suggest
+from nearfar.evaluate.comparison import Comparison
+from nearfar.evaluate.expected import expected_metrics
+from nearfar.evaluate.intervals import Average, Resample, bootstrap_intervals, mean
+from nearfar.evaluate.metrics import (
+    AT_K,
+    WHOLE,
+    Ties,
+    at_name,
+    column_names,
+    first_hit,
+    measure,
+    order_ties,
+    tie_sensitive,
+)
+from nearfar.evaluate.product import in_threads
+from nearfar.evaluate.protocol import RetrievalProtocol
+from nearfar.evaluate.ranks import count_ranks
+from nearfar.evaluate.result import RetrievalResult, TieWarning
+
+NoRelevant = Literal["skip", "zero"]
+
+_WARN_ABOVE = 0.001
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure; the words are those of ``nearfar.evaluate.retrieval``."""
+
+    ks: tuple[int, ...]
+    ties: Ties
+    no_relevant: NoRelevant
+    average: Average
+    bootstrap: int
+    resample: Resample
+    seed: int
+    cmc_length: int
+
+    def __post_init__(self) -> None:
+        choices = {"ties": Ties, "no_relevant": NoRelevant, "average": Average, "resample": Resample}
+        for name, words in choices.items():
+            value, known = getattr(self, name), list(get_args(words))
+            if value not in known:
+                raise NearfarError(
+                    f"{name} is {value!r}; use one of {', '.join(known)}.{suggest(str(value), known)}"
+                )
+        if not self.ks or any(int(k) != k or k < 1 for k in (*self.ks, self.cmc_length)):
+            raise NearfarError(
+                f"ks is {self.ks} and cmc_length {self.cmc_length}; cut-offs are whole numbers from 1."
+            )
+        if self.average == "macro" and self.resample == "query" and self.bootstrap:
+            raise NearfarError(
+                "a macro average is a mean over classes; use resample='class' for its intervals."
+            )
+        object.__setattr__(self, "ks", tuple(sorted({int(k) for k in self.ks})))
+
+
+def evaluate(
+    comparison: Comparison,
+    protocol: RetrievalProtocol,
+    classes: Int64[np.ndarray, " query"],
+    options: Options,
+    *,
+    tile: int | None,
+    workers: int | None,
+    similarity: str,
+) -> RetrievalResult:
+    """Rank, measure and average.
+
+    Args:
+        comparison: scores.
+        protocol: relevance and exclusions.
+        classes: class of each query, for macro averages and the bootstrap.
+        options: how to measure.
+        tile: rows and columns of one product.
+        workers: threads.
+        similarity: recorded in the result.
+
+    Returns:
+        The result.
+    """
+
+    def work(queries: Int64[np.ndarray, " some"]) -> tuple[np.ndarray, ...]:
+        return _measure_group(comparison, protocol, queries, options, tile)
+
+    parts = in_threads(work, protocol.groups(), workers)
+    table, curve, sensitive, relevant = (np.concatenate(part) for part in zip(*parts, strict=True))
+    valid = relevant > 0
+    if options.no_relevant == "zero":
+        table[~valid] = 0.0
+    elif not valid.any():
+        raise NearfarError(
+            f"none of the {len(valid)} queries has a relevant image in the gallery; give a gallery that "
+            "shares classes with the queries, or at least two images of a class."
+        )
+    counted = np.ones(len(valid), bool) if options.no_relevant == "zero" else valid
+    names = column_names(options.ks)
+    means = dict(zip(names, mean(table, counted, classes, options.average).tolist(), strict=True))
+    intervals: dict[str, tuple[float, float]] = {}
+    if options.bootstrap:
+        ends = bootstrap_intervals(
+            table,
+            counted,
+            classes,
+            options.average,
+            options.resample,
+            options.bootstrap,
+            options.seed,
+        )
+        intervals = {name: (float(low), float(high)) for name, (low, high) in zip(names, ends, strict=True)}
+    fraction = float(sensitive[valid].mean()) if valid.any() else 0.0
+    if fraction > _WARN_ABOVE:
+        warnings.warn(
+            f"{100 * fraction:.1f} % of the queries have a relevant and an irrelevant image at exactly the "
+            "same similarity, so their metrics depend on the order of ties; look for duplicate images, "
+            "low-precision embeddings or a collapsed model, and compare ties='optimistic' with "
+            "ties='pessimistic'.",
+            TieWarning,
+            stacklevel=3,
+        )
+    values: dict[str, Any] = {name: {k: means[at_name(name, k)] for k in options.ks} for name in AT_K}
+    values |= {name: means[name] for name in WHOLE}
+    return RetrievalResult(
+        **values,
+        cmc=mean(curve, counted, classes, options.average),
+        per_query={name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(names)},
+        relevant_per_query=relevant,
+        n_queries=len(valid),
+        n_skipped=int(np.count_nonzero(~valid)),
+        n_gallery=comparison.n_gallery,
+        tie_sensitive_fraction=fraction,
+        intervals=intervals,
+        settings=asdict(options) | {"similarity": similarity},
+    )
+
+
+def _measure_group(
+    comparison: Comparison,
+    protocol: RetrievalProtocol,
+    queries: Int64[np.ndarray, " some"],
+    options: Options,
+    tile: int | None,
+) -> tuple[
+    Float64[np.ndarray, "some metric"],
+    Float64[np.ndarray, "some length"],
+    Bool[np.ndarray, " some"],
+    Int64[np.ndarray, " some"],
+]:
+    """Metrics, CMC curve, sensitivity to ties and number of relevant items of some queries."""
+    ranks = count_ranks(comparison, protocol, queries, tile)
+    rank = order_ties(ranks, options.ties)
+    table = measure(ranks, rank, options.ks)
+    curve = first_hit(ranks, rank, options.cmc_length)
+    sensitive = tie_sensitive(ranks)
+    if options.ties == "expected":
+        for row in np.flatnonzero(sensitive):
+            table[row], curve[row] = expected_metrics(ranks, int(row), options.ks, options.cmc_length)
+    return table, curve, sensitive, ranks.counts
