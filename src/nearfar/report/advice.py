@@ -1,0 +1,106 @@
+"""What to try next: at most three sentences, each from a number that was measured, each naming a setting."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nearfar.report.curves import chosen, steps, validations
+from nearfar.report.figures import percent
+
+
+def advise(
+    summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
+) -> list[str]:
+    """Return the most useful sentences first; none where nothing measured asks for a change."""
+    found = [
+        *_collapse(summary, config),
+        *_length(log, config),
+        *_signal(log, config),
+        *_overlap(summary, config),
+        *_confused(summary),
+    ]
+    return found[:3]
+
+
+def _setting(config: Mapping[str, Any], section: str, key: str) -> Any:
+    return config.get(section, {}).get(key)
+
+
+def _collapse(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    pairs = summary["similarity"].get("after")
+    if not pairs or pairs["negative_mean"] < 0.8:
+        return []
+    rate = _setting(config, "optimizer", "lr")
+    now = f" from {rate:g} to {rate / 10:g}" if isinstance(rate, float) else ""
+    return [
+        f"Different pictures are {pairs['negative_mean']:.2f} alike on average, which is a collapse: lower "
+        f"optimizer.lr{now}, or let loss.mining choose 'semi_hard'."
+    ]
+
+
+def _length(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
+    epochs = _setting(config, "train", "epochs")
+    best, checks = chosen(log), validations(log)
+    if not best or len(checks) < 3 or not isinstance(epochs, int):
+        return []
+    key, words = ("map_at_r", "MAP@R") if best.get("map_at_r") is not None else ("recall_at_1", "recall@1")
+    value = f"{words} {percent(best[key])}"
+    if best["step"] == checks[-1]["step"]:
+        return [
+            f"The last validation was the best one ({value} at epoch {best['epoch']} of {epochs}), so "
+            f"the model was still learning: set train.epochs to {2 * epochs}."
+        ]
+    if best["epoch"] <= 0.5 * epochs:
+        return [
+            f"Validation was best at epoch {best['epoch']} of {epochs} ({value}) and fell afterwards: raise "
+            "optimizer.weight_decay or widen augment.scale, so that the training pictures are learned less "
+            "by heart."
+        ]
+    return []
+
+
+def _signal(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
+    lines = [line for line in steps(log) if isinstance(line.get("active"), int | float)]
+    tail = lines[-max(1, len(lines) // 10) :]
+    active = sum(float(line["active"]) for line in tail) / len(tail) if tail else 1.0
+    if not active < 0.1:
+        return []
+    classes = _setting(config, "batch", "classes_per_batch")
+    more = f" from {classes} to {2 * classes}" if isinstance(classes, int) else ""
+    return [
+        f"At the end {percent(active, 0)} of the loss's terms still taught something: raise "
+        f"batch.classes_per_batch{more}, so that each picture meets harder company."
+    ]
+
+
+def _overlap(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    pairs = summary["similarity"].get("after")
+    if not pairs or pairs["overlap"] < 0.1:
+        return []
+    images = _setting(config, "batch", "images_per_class")
+    if isinstance(images, int) and images < 4:
+        return [
+            f"Positives and negatives overlap in {percent(pairs['overlap'], 0)} and each class brings only "
+            f"{images} pictures to a batch: set batch.images_per_class to 4."
+        ]
+    if (
+        _setting(config, "model", "pretrained") is False
+        and _setting(config, "model", "backbone") == "nearfar/small"
+    ):
+        return [
+            f"Positives and negatives overlap in {percent(pairs['overlap'], 0)}: a larger or pretrained net "
+            "may part them; set model.backbone to 'tf_efficientnet_lite0' and model.pretrained to true."
+        ]
+    dim = _setting(config, "model", "dim")
+    more = f" from {dim} to {2 * dim}" if isinstance(dim, int) else ""
+    return [f"Positives and negatives overlap in {percent(pairs['overlap'], 0)}: raise model.dim{more}."]
+
+
+def _confused(summary: Mapping[str, Any]) -> list[str]:
+    pairs, wrong = summary["confusions"], summary["wrong_queries"]
+    if not pairs or wrong < 10 or pairs[0]["count"] < 0.15 * wrong:
+        return []
+    first, second = pairs[0]["classes"]
+    return [
+        f"{pairs[0]['count']} of the {wrong} wrong answers mix “{first}” with “{second}”: look at their "
+        "pictures above, and if they are one kind of thing, join them in the table of data.source."
+    ]
