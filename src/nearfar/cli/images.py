@@ -47,12 +47,12 @@ def embed(
 
 def _images(paths: list[Path]) -> list[str]:
     """List the image files among and below ``paths``, sorted within each."""
-    from nearfar.data.folders import EXTENSIONS
+    from nearfar.data.folders import IMAGE_ENDINGS
 
     found: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
             if not inside:
                 raise DataError(f"{path} has no images in it; give image files or folders of them.")
             found.extend(str(file) for file in inside if not file.name.startswith("."))

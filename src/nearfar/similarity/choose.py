@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from nearfar.similarity.reductions import Reduction
 logger = logging.getLogger("nearfar")
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What a backend does. A module with these three functions is one; add it to ``backends``."""
 
