@@ -92,7 +92,7 @@ def measure(
     last[some] = rank[(offset + ranks.counts - 1)[some]]
 
     def total(mask: np.ndarray, values: Float64[np.ndarray, " pair"]) -> Float64[np.ndarray, " some"]:
-        return np.bincount(rows, weights=values * mask, minlength=n)
+        return np.bincount(rows, weights=values * mask, minlength=n).astype(np.float64)
 
     ones = np.ones(len(rows))
     ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(ks) + 2)))])

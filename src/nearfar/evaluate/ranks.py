@@ -145,7 +145,7 @@ def _count_in_strips(
             within = at_least[0] - at_least[1]
             doubtful = np.flatnonzero(within != 1)
             if len(doubtful) and (within.min() < 1 or within[doubtful].sum() > 1024 + 16 * len(within)):
-                crowded.append(row)
+                crowded.append(int(row))
                 continue
             for item in doubtful + items.start:
                 near = where[(kept >= low[item]) & (kept < high[item])]

@@ -49,7 +49,7 @@ def lay_out(embeddings: Float32[np.ndarray, "n dim"], seed: int = 0, limit: int 
     solver = manifold.TSNE(
         perplexity=perplexity, init=start, random_state=seed, learning_rate="auto", max_iter=STEPS
     )
-    # One thread: its many short steps gain little from more, lose much on a busy machine, and round differently.
+    # One thread: its many short steps gain little from more, lose much on a busy machine, round differently.
     with require("threadpoolctl", "train").threadpool_limits(1):
         places = solver.fit_transform(reduced)
     of = f"{len(chosen):,} of {len(embeddings):,}" if sampled else f"{len(chosen):,}"

@@ -1,10 +1,12 @@
 """The run folder: which files it holds, and whether a run may begin or go on there."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nearfar.config import Config
+from nearfar.data import Unreadable
 from nearfar.errors import CheckpointError
 from nearfar.files import write_atomically
 from nearfar.train.checkpoint import FILE, first_difference, load_checkpoint
@@ -14,13 +16,14 @@ LOG = "log.jsonl"
 LAST = "last"
 BEST = "best"
 MODEL = "model"
+UNREADABLE = "unreadable.txt"
 
 # Where and how fast a run computes may change; what it computes may not.
 FREE = (("data", "workers"), ("data", "memory_limit"), ("train", "checkpoint_minutes"), ("train", "device"))
 
 
 def open_folder(folder: Path, config: Config, resume: bool) -> dict[str, Any] | None:
-    """Prepare the folder and return the checkpoint to go on from, or None to begin.
+    """Look whether a run may begin or go on here; return the checkpoint to go on from, or None to begin.
 
     A run that was killed before its first checkpoint begins anew.
 
@@ -38,10 +41,17 @@ def open_folder(folder: Path, config: Config, resume: bool) -> dict[str, Any] | 
         _compare(folder, state["config"], config)
     elif (folder / CONFIG).exists():
         _compare(folder, tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")), config)
+    return state
+
+
+def begin(folder: Path, config: Config, unreadable: Sequence[Unreadable]) -> None:
+    """Write down the configuration of a run, and which images it does without."""
     if not (folder / CONFIG).exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / CONFIG, config.to_toml())
-    return state
+    if unreadable:
+        lines = [f"{image.path}: {image.reason}" for image in unreadable]
+        write_atomically(folder / UNREADABLE, "\n".join(lines) + "\n")
 
 
 def _compare(folder: Path, before: dict[str, Any], now: Config) -> None:

@@ -18,8 +18,9 @@ from nearfar.config.loss_settings import check_loss
 from nearfar.errors import CheckpointError, NearfarError
 from nearfar.models import Embedder
 from nearfar.models.saved import fit_weights
+from nearfar.train.allocator import keep_freed_memory
 from nearfar.train.checkpoint import no_space_in_one_sentence, save_checkpoint
-from nearfar.train.folder import BEST, LAST, MODEL, open_folder
+from nearfar.train.folder import BEST, LAST, MODEL, begin, open_folder
 from nearfar.train.journal import Journal
 from nearfar.train.live import Live, duration
 from nearfar.train.optimizer import learning_rate, rest, set_learning_rates
@@ -102,6 +103,8 @@ def train(
         raise NearfarError("training in several processes is not possible yet; start one, without torchrun.")
     folder = Path(folder)
     device = choose_device(config.train.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     with own_randomness(), _repeatable(), no_space_in_one_sentence(folder):
         if dry_run:
             found = plan(config, assemble(config, tables_of(config), device, embedder))
@@ -113,6 +116,7 @@ def train(
             Live(0, 0, progress).say(f"{folder} is finished: all {config.train.epochs} epochs are done.")
             return RunResult(folder, done.best_epoch, done.best, done.seconds)
         parts = assemble(config, tables_of(config), device, embedder)
+        begin(folder, config, parts.images.unreadable)
         journal = Journal(folder, config, trackers=trackers, shown=progress)
         return _Run(config, folder, parts, state, journal).train(command)
 
