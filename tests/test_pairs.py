@@ -224,3 +224,22 @@ def test_euclidean_gradient_at_distance_zero_is_zero():
 def test_an_unknown_measure_is_refused():
     with pytest.raises(NearfarError, match="similarity 'cosin' is not one of .* Did you mean 'cosine'"):
         Pairs.within(torch.ones(2, 2), torch.tensor([0, 0]), similarity="cosin")
+
+
+@pytest.mark.parametrize("measure", ["euclidean", "squared_euclidean"])
+def test_distances_of_near_pairs_keep_their_digits_in_float32(measure):
+    """|x|² + |y|² - 2xy would lose them all: these rows have length 30 and are 0.01 apart."""
+    x = torch.full((2, 9), 10.0)
+    x[1, 0] += 0.01
+    expected = (x[1, 0] - x[0, 0]).item()
+    pairs = Pairs.within(x, torch.tensor([0, 0]), similarity=measure)
+    distance = expected if measure == "euclidean" else expected**2
+    assert pairs.positives.similarity.tolist() == pytest.approx([-distance] * 2, rel=1e-5)
+    chosen = pairs.block.at(torch.tensor([0]), torch.tensor([1]))
+    assert chosen.tolist() == pytest.approx([-distance], rel=1e-5)
+
+
+def test_own_must_be_rows_of_the_candidates():
+    x, labels = torch.ones(2, 3), torch.tensor([0, 1])
+    with pytest.raises(NearfarError, match="own must be rows of the 2 candidates"):
+        Pairs.between(x, labels, x, labels, own=torch.tensor([0, 2]))

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError, suggest
+from nearfar.inputs import check_embeddings, check_ids, check_own
 from nearfar.similarity import ArgMax, Backend, Block, Measure, Reduction, Relation, choose, normalize
 from nearfar.similarity.dense import reduce
 from nearfar.similarity.interval import Interval
@@ -76,7 +77,8 @@ class Pairs:
         Raises:
             NearfarError: if shapes or types do not fit, or a name is unknown.
         """
-        _check(embeddings, labels, "embeddings", "labels")
+        check_embeddings(embeddings, labels, "embeddings", "labels")
+        check_ids(ids, len(labels), ids, len(labels))
         own = torch.arange(len(labels), device=labels.device)
         return cls._build(
             embeddings, embeddings, Relation(labels.long(), labels.long(), own, ids, ids), similarity, backend
@@ -105,13 +107,15 @@ class Pairs:
         Raises:
             NearfarError: if shapes or types do not fit, or a name is unknown.
         """
-        _check(anchors, labels, "anchors", "labels")
-        _check(candidates, candidate_labels, "candidates", "candidate_labels")
+        check_embeddings(anchors, labels, "anchors", "labels")
+        check_embeddings(candidates, candidate_labels, "candidates", "candidate_labels")
         if anchors.shape[1] != candidates.shape[1]:
             raise NearfarError(
                 f"anchors have {anchors.shape[1]} dimensions but candidates have {candidates.shape[1]}; "
                 "compare embeddings of one model."
             )
+        check_own(own, len(anchors), len(candidates))
+        check_ids(ids, len(anchors), candidate_ids, len(candidates))
         relation = Relation(labels.long(), candidate_labels.long(), own, ids, candidate_ids)
         return cls._build(anchors, candidates, relation, similarity, backend)
 
@@ -124,15 +128,14 @@ class Pairs:
             raise NearfarError(
                 f"similarity {similarity!r} is not one of {', '.join(known)}.{suggest(similarity, known)}"
             )
-        itself = anchors is candidates
-        anchors = _full_precision(anchors)
-        candidates = anchors if itself else _full_precision(candidates)
-        if similarity == "cosine":
-            anchors = normalize(anchors)
-            candidates = anchors if itself else normalize(candidates)
-        block = Block(anchors, candidates, similarity, relation)
         computed_by = choose(backend)
-        block = computed_by.prepare(block)
+
+        def prepare(x: Tensor) -> Tensor:
+            x = computed_by.prepare(x)
+            return normalize(x) if similarity == "cosine" else x
+
+        left = prepare(anchors)
+        block = Block(left, left if candidates is anchors else prepare(candidates), similarity, relation)
         anchor, candidate = relation.positives()
         positives = Positives(anchor, candidate, computed_by.positives(block, anchor, candidate))
         return cls(block, computed_by, positives, Interval())
@@ -271,28 +274,3 @@ class Pairs:
 
 def _segment(values: Tensor, anchor: Tensor, n: int, how: str, empty: float) -> Tensor:
     return values.new_full((n,), empty).scatter_reduce(0, anchor, values, how)
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    """Half-precision input is computed in float32; float32 and float64 stay."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _check(x: Tensor, labels: Tensor, x_name: str, labels_name: str) -> None:
-    if x.ndim != 2 or not x.is_floating_point():
-        raise NearfarError(
-            f"{x_name} must be floating point of shape [n, dim]; got {_shape(x)} of {x.dtype}."
-        )
-    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise NearfarError(
-            f"{labels_name} must be whole numbers of shape [n]; got {_shape(labels)} of {labels.dtype}."
-        )
-    if len(x) != len(labels):
-        raise NearfarError(
-            f"{labels_name} has {len(labels)} rows but {x_name} has {len(x)}; "
-            f"give one label for each {x_name.removesuffix('s')}."
-        )
-
-
-def _shape(x: Tensor) -> str:
-    return str(list(x.shape))

@@ -75,6 +75,7 @@ def test_a_rule_shares_the_margin_of_its_loss():
         ({"name": "triplet", "mining": {"margin": 1}}, "mining needs a name"),
         ({"name": "triplet", "similarity": "cos"}, "similarity 'cos' is not one of cosine, dot"),
         ({"name": "triplet", "reduction": "average"}, "reduction 'average' is not one of mean"),
+        ({"name": "triplet", "backend": "tyled"}, "backend 'tyled' is not one of auto, reference, dense"),
     ],
 )
 def test_create_refuses(arguments, sentence):
@@ -91,7 +92,6 @@ def test_create_refuses(arguments, sentence):
         ("contrastive", {"squared": True, "whole": True}, "whole=True"),
         ("contrastive", {"similarity": "dot"}, "no default margins for similarity='dot'"),
         ("triplet", {"mining": {"name": "semi_hard", "margin": 0}}, "semi_hard needs a positive margin"),
-        ("triplet", {"backend": "tyled"}, "backend 'tyled' is not one of auto, reference, dense"),
     ],
 )
 def test_settings_out_of_range(name, settings, sentence):
@@ -129,6 +129,15 @@ def test_candidates_need_labels_and_dimensions():
         loss(x, labels, x)
     with pytest.raises(NearfarError, match="anchors have 4 dimensions but candidates have 3"):
         loss(x, labels, x[:, :3], labels)
+    ids = torch.arange(6)
+    with pytest.raises(NearfarError, match="ids and candidate_ids go together; candidate_ids is missing"):
+        loss(x, labels, x, labels, ids=ids)
+    with pytest.raises(NearfarError, match="candidate_ids needs candidates"):
+        loss(x, labels, candidate_ids=ids)
+    with pytest.raises(NearfarError, match="ids has 4 rows but there are 6"):
+        loss(x, labels, ids=ids[:4])
+    with pytest.raises(NearfarError, match="embeddings must be a torch tensor; got ndarray"):
+        loss(x.numpy(), labels)
     with pytest.raises(NearfarError, match="give one weight for each anchor"):
         loss(x, labels, weights=torch.ones(2))
 

@@ -9,12 +9,13 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from nearfar.errors import NearfarError, suggest
+from nearfar.inputs import check_embeddings
 from nearfar.losses.registry import registry
 from nearfar.losses.terms import Reduction, Statistics, Terms
 from nearfar.mining import Rule
 from nearfar.mining import create as create_rule
 from nearfar.pairs import Pairs
-from nearfar.similarity import Measure
+from nearfar.similarity import Measure, choose
 
 
 class Loss(nn.Module):
@@ -83,6 +84,9 @@ class Loss(nn.Module):
                 f"{_ranks()} ranks are running, and losses across ranks are not built yet; "
                 "create the loss with across_ranks=False to compare within each rank."
             )
+        if candidates is None and candidate_ids is not None:
+            raise NearfarError("candidate_ids needs candidates; within a batch, ids is enough.")
+        check_embeddings(embeddings, labels, "embeddings", "labels")
         if weights is not None and weights.shape != labels.shape:
             raise NearfarError(
                 f"weights has shape {list(weights.shape)} but labels has {list(labels.shape)}; "
@@ -171,6 +175,7 @@ def create(
             raise NearfarError(
                 f"{word} {value!r} is not one of {', '.join(options)}.{suggest(str(value), options)}"
             )
+    choose(backend)
     complete = registry.complete(name, settings)
     rule = create_rule(mining, shared=complete)
     own = registry[name].reduction

@@ -8,7 +8,7 @@ from nearfar.similarity import Count, HingeSum, SoftplusSum
 
 
 @register_loss(reduction="mean_active")
-def triplet(pairs: Pairs, *, margin: float | None = None, soft: bool = False) -> Terms:
+def triplet(pairs: Pairs, *, margin: float = 0.2, soft: bool = False) -> Terms:
     """Ask that every positive be nearer than every negative, by a margin.
 
     With s_ij the similarity, m the margin, P_i the positives and N_i the negatives of anchor i:
@@ -23,8 +23,8 @@ def triplet(pairs: Pairs, *, margin: float | None = None, soft: bool = False) ->
     triplets over all that were chosen.
 
     Args:
-        margin: m (>= 0), in units of the similarity. Default: 0.2, or 0 for the soft form.
-        soft: log(1 + e^x) instead of the hinge; every triplet stays active.
+        margin: m (>= 0), in units of the similarity.
+        soft: log(1 + e^x) instead of the hinge; every triplet stays active. Hermans' soft margin has m = 0.
 
     Returns:
         One term per triplet; 0 for an anchor without positives or without negatives.
@@ -36,8 +36,6 @@ def triplet(pairs: Pairs, *, margin: float | None = None, soft: bool = False) ->
         Schroff et al., CVPR 2015, eq. 3. https://arxiv.org/abs/1503.03832
         Hermans et al., 2017, eq. 5 to 7. https://arxiv.org/abs/1703.07737
     """
-    if margin is None:
-        margin = 0.0 if soft else 0.2
     if margin < 0:
         raise NearfarError(f"margin must not be negative; got {margin}.")
     limit = pairs.positives.similarity - margin

@@ -27,32 +27,28 @@ class Block:
     relation: Relation
 
     def between(self, rows: Tensor, columns: Tensor) -> Float[Tensor, "row column"]:
-        """Similarity of each row with each column: S, or -(|x|² + |y|² - 2S), or minus its root."""
-        return similarity(self.measure, rows @ columns.mT, _square(rows)[:, None], _square(columns)[None, :])
+        """Similarity of each row with each column.
+
+        Distances are taken from the differences x - y: |x|² + |y|² - 2 <x, y> loses all digits of a near
+        pair. The subgradient at distance 0 is 0.
+        """
+        if self.measure in ("cosine", "dot"):
+            return rows @ columns.mT
+        distance = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
+        return -distance if self.measure == "euclidean" else -distance.square()
 
     def at(self, anchor: Int[Tensor, " pair"], candidate: Int[Tensor, " pair"]) -> Float[Tensor, " pair"]:
         """Similarity of single pairs. It gathers both rows of each pair: for a few pairs per anchor."""
         x, y = self.anchors[anchor], self.candidates[candidate]
-        return similarity(self.measure, (x * y).sum(1), _square(x), _square(y))
+        if self.measure in ("cosine", "dot"):
+            return (x * y).sum(1)
+        square = (x - y).square().sum(1)
+        if self.measure == "squared_euclidean":
+            return -square
+        apart = square > 0
+        return -torch.where(apart, square, 1.0).sqrt() * apart
 
     @cached_property
     def matrix(self) -> Float[Tensor, "anchor candidate"]:
         """All similarities, kept for the small batches of the dense backend."""
         return self.between(self.anchors, self.candidates)
-
-
-def similarity(measure: Measure, product: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Turn products and squared lengths into similarities; the subgradient at distance 0 is 0."""
-    match measure:
-        case "cosine" | "dot":
-            return product
-        case "squared_euclidean":
-            return -(left + right - 2 * product).clamp_min(0)
-        case "euclidean":
-            square = (left + right - 2 * product).clamp_min(0)
-            apart = square > 0
-            return -torch.where(apart, square, 1.0).sqrt() * apart
-
-
-def _square(x: Tensor) -> Tensor:
-    return x.square().sum(1)

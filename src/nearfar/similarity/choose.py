@@ -20,8 +20,8 @@ logger = logging.getLogger("nearfar")
 class Backend(Protocol):
     """What a backend does. A module with these three functions is one; add it to ``backends``."""
 
-    def prepare(self, block: Block) -> Block:
-        """Return the block in the precision that the backend computes in."""
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return vectors in the precision that the backend computes in."""
         ...
 
     def positives(self, block: Block, anchor: Tensor, candidate: Tensor) -> Tensor:

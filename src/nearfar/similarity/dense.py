@@ -24,9 +24,9 @@ from nearfar.similarity.reductions import (
 from nearfar.similarity.stable import logsumexp, softplus
 
 
-def prepare(block: Block) -> Block:
-    """Compute in the precision of the input."""
-    return block
+def prepare(vectors: Tensor) -> Tensor:
+    """Compute in the precision of the input, half precision in float32."""
+    return vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
 
 
 def positives(block: Block, anchor: Tensor, candidate: Tensor) -> Tensor:

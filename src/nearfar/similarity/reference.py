@@ -1,7 +1,6 @@
 """The definitions, in float64, one anchor at a time: for reading, and what other backends must equal."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,9 +22,9 @@ from nearfar.similarity.reductions import (
 )
 
 
-def prepare(block: Block) -> Block:
+def prepare(vectors: Tensor) -> Tensor:
     """Compute in float64, whatever the precision of the input."""
-    return replace(block, anchors=block.anchors.double(), candidates=block.candidates.double())
+    return vectors.double()
 
 
 def positives(block: Block, anchor: Tensor, candidate: Tensor) -> Tensor:
