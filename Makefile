@@ -27,7 +27,7 @@ bench: $(VENV)/bench
 	$(BIN)/python benchmarks/retrieval.py
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); exit 1)
 
 $(VENV)/train $(VENV)/dev $(VENV)/bench: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -e '.[$(@F)]'

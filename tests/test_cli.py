@@ -142,6 +142,24 @@ def test_dry_run_writes_nothing(photos, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_resume_keeps_the_settings_of_the_run(photos, tmp_path, monkeypatch, capsys):
+    """`train photos loss.name=triplet`, killed, then `train photos --resume` goes on with triplet."""
+    monkeypatch.chdir(tmp_path)
+    settings = [*QUICK, "loss.name=triplet", "loss.mining=semi_hard"]
+    assert run(["train", str(photos), *settings, "--no-report"]) == 0
+    capsys.readouterr()
+    assert run(["train", str(photos), "--resume", "--no-report", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == f"runs/{photos.name}"
+
+
+def test_evaluate_by_query_and_gallery(trained, tmp_path, capsys):
+    """With these roles a query searches the gallery alone."""
+    for part in ("query", "gallery"):
+        draw(tmp_path / "set" / part, classes=5, per_class=2, seed=3)
+    assert run(["evaluate", str(trained), str(tmp_path / "set"), "--bootstrap", "0"]) == 0
+    assert "10 queries search a gallery of 10 images" in capsys.readouterr().out
+
+
 def test_resume_of_a_finished_run_says_so(trained, capsys):
     assert run(["train", str(trained), "--resume", "--no-report"]) == 0
     assert "finished" in capsys.readouterr().err
@@ -295,7 +313,7 @@ def test_embed_of_nothing(capsys, trained, tmp_path):
     )
     fails(capsys, ["embed", str(trained), str(tmp_path), "-o", str(tmp_path / "v.npz")], 1, "has no images")
     fails(
-        capsys, ["embed", str(trained), str(tmp_path), "-o", str(tmp_path / "v.txt")], 1, ".npz or .parquet"
+        capsys, ["embed", str(trained), str(tmp_path), "-o", str(tmp_path / "v.txt")], 2, ".npz or .parquet"
     )
 
 

@@ -222,7 +222,7 @@ def test_euclidean_gradient_at_distance_zero_is_zero():
 
 
 def test_an_unknown_measure_is_refused():
-    with pytest.raises(NearfarError, match="similarity 'cosin' is not one of .* Did you mean 'cosine'"):
+    with pytest.raises(NearfarError, match=r"similarity 'cosin' is not one of .* Did you mean 'cosine'"):
         Pairs.within(torch.ones(2, 2), torch.tensor([0, 0]), similarity="cosin")
 
 

@@ -49,7 +49,8 @@ def examine(*, quick: bool = False) -> list[Finding]:
 
 def _python() -> Finding:
     found = sys.version.split()[0]
-    return Finding("Python", found, sys.version_info >= (3, 11), "nearfar needs Python 3.11 or newer.")
+    good = sys.version_info >= (3, 11)
+    return Finding("Python", found, good, "" if good else "nearfar needs Python 3.11 or newer.")
 
 
 def _packages() -> list[Finding]:

@@ -48,7 +48,7 @@ def check_own(own: Any, count: int, candidate_count: int) -> None:
     if own is None:
         return
     check_whole_numbers(own, count, "own")
-    if len(own) and not (-1 <= int(own.min()) and int(own.max()) < candidate_count):
+    if len(own) and (int(own.min()) < -1 or int(own.max()) >= candidate_count):
         raise NearfarError(
             f"own must be rows of the {candidate_count} candidates, or -1 for none; "
             f"got {int(own.min())} to {int(own.max())}."

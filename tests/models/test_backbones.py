@@ -158,7 +158,7 @@ class TestSmall:
         embedder = Embedder("nearfar/small", size=32, dim=16)
         images = torch.rand(6, 3, 1, 1).repeat_interleave(4, 0) * 0.3 + torch.rand(24, 3, 32, 32) * 0.7
         same = torch.arange(24)[:, None] // 4 == torch.arange(24) // 4
-        optimizer = torch.optim.AdamW(embedder.parameter_groups(lr=3e-3))
+        optimizer = torch.optim.AdamW(embedder.parameters(), lr=3e-3)
         losses = []
         for _ in range(12):
             embeddings = embedder(images)

@@ -178,34 +178,6 @@ class TestEncode:
         torch.testing.assert_close(embedder.similarity(5 * embeddings[:3], paths), expected)
 
 
-class TestParameterGroups:
-    def test_each_parameter_once_with_its_rate(self) -> None:
-        embedder = small(pooling="gem", layer_norm=True)
-        groups = embedder.parameter_groups(lr=1e-4, head_lr=1e-3, weight_decay=0.1)
-        assert [group["name"] for group in groups] == [
-            "backbone",
-            "backbone.no_decay",
-            "head.no_decay",
-            "head",
-        ]
-        rates = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
-        assert rates["backbone"] == (1e-4, 0.1)
-        assert rates["backbone.no_decay"] == (1e-4, 0.0)
-        assert rates["head"] == (1e-3, 0.1)
-        given = [parameter for group in groups for parameter in group["params"]]
-        assert {id(p) for p in given} == {id(p) for p in embedder.parameters()}
-        assert len(given) == len(list(embedder.parameters()))
-        assert any(p is embedder.pooling.power for p in groups[2]["params"])
-        torch.optim.AdamW(groups)
-
-    def test_one_rate_and_frozen_parameters(self) -> None:
-        embedder = small()
-        embedder.backbone.requires_grad_(False)
-        groups = embedder.parameter_groups(lr=0.5)
-        assert [group["name"] for group in groups] == ["head", "head.no_decay"]
-        assert {group["lr"] for group in groups} == {0.5}
-
-
 class TestSaved:
     def test_round_trip(self, tmp_path: Path, folder: Path) -> None:
         embedder = small(pooling="gem", layer_norm=True, freeze_batch_norm=True)

@@ -78,7 +78,7 @@ def test_two_and_two_epochs_are_four(config: Config, tmp_path: Path) -> None:
     config = changed(config, "train", epochs=4)
     train(config, tmp_path / "four", progress=False)
     with pytest.raises(
-        RunInterrupted, match=r"stopped after step 12 of 24, .* go on with --resume\."
+        RunInterrupted, match=r"stopped after step 12 of 24, .* go on with: nearfar train .* --resume"
     ) as stopped:
         train(config, tmp_path / "two", progress=False, trackers=[At(interrupt, kind="validation", epoch=1)])
     assert str(tmp_path / "two" / "last") in str(stopped.value)
@@ -154,7 +154,7 @@ def test_resume_refuses_what_does_not_fit(config: Config, pictures: Path, tmp_pa
     with pytest.raises(RunInterrupted):
         train(config, run, progress=False, trackers=[At(interrupt, kind="step", step=2)])
     with pytest.raises(
-        CheckpointError, match=r"already holds a run; go on with --resume or choose another folder\."
+        CheckpointError, match=r"already holds a run; go on with: nearfar train .*run --resume or choose"
     ):
         train(config, run, progress=False)
     other = changed(config, "optimizer", lr=0.5)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import nearfar
 from nearfar.train.watch import PATIENCE, StepNumbers, TrainingDiverged, Watch, spread
 
 GOOD = StepNumbers(
@@ -45,6 +46,10 @@ def test_loss_at_its_margin() -> None:
         "(0.30); lower optimizer.lr or use loss.mining = 'semi_hard'."
     ]
     assert texts(*[replace(GOOD, loss=0.2001)] * 99, margin=0.2) == []
+
+
+def test_the_default_margin_is_watched() -> None:
+    assert Watch(nearfar.losses.create("triplet").settings, print)._margin == 0.2
 
 
 def test_positives_no_nearer_than_negatives() -> None:

@@ -6,17 +6,17 @@ sentence; ``--debug`` shows the traceback.
 
 import sys
 
-from nearfar.errors import MissingExtra
+from nearfar.errors import MissingExtra, require
 
 
 def main() -> None:
     """Run the command line and exit."""
     try:
-        from nearfar.cli.app import run
-    except ModuleNotFoundError as error:
-        missing = MissingExtra(
-            f"the command line needs {error.name}, which is not installed; run: pip install 'nearfar[train]'"
-        )
+        for package in ("typer", "rich", "pydantic"):
+            require(package, "train")
+    except MissingExtra as missing:
         print(f"nearfar: {missing}", file=sys.stderr)
         sys.exit(1)
+    from nearfar.cli.app import run
+
     sys.exit(run(sys.argv[1:]))

@@ -7,7 +7,7 @@ import typer
 
 from nearfar.cli.app import app
 from nearfar.cli.show import Steps, print_json
-from nearfar.errors import DataError
+from nearfar.errors import ConfigError, DataError, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +31,16 @@ def embed(
 ) -> None:
     """Embed images: one row of unit length for each, beside its path."""
     if output.suffix not in SUFFIXES:
-        raise DataError(f"{output}: unknown kind of file; write to {' or '.join(SUFFIXES)}.")
+        raise ConfigError(f"{output}: unknown kind of file; write to {' or '.join(SUFFIXES)}.")
+    if not output.absolute().parent.is_dir():
+        raise DataError(f"{output.parent}: there is no such folder to write to; make it first.")
+    if output.suffix == ".parquet":
+        require("pyarrow", "train")
     import nearfar
+    from nearfar.train.precision import choose_device
 
     files = _images(paths)
-    model = nearfar.load(run)
+    model = nearfar.load(run).to(choose_device("auto"))
     with Steps("embed") as steps:
         embeddings = model.encode(files, progress=steps)
     _write(output, files, embeddings.numpy())

@@ -1,6 +1,7 @@
 """Commands that make and read runs: demo, train, evaluate, report."""
 
 import json
+import re
 import shlex
 import sys
 from importlib.resources import as_file, files
@@ -57,21 +58,16 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an embedder, then report on classes it never saw."""
-    run = Path(source)
-    if (run / "config.toml").is_file():
-        config = Config.load(run / "config.toml", overrides or [])
-        folder = folder or (run if resume else None)
+    folder = _folder_of(source, folder, resume=resume)
+    if (Path(source) / "config.toml").is_file():
+        config = Config.load(Path(source) / "config.toml", overrides or [])
+    elif resume and not source.endswith(".toml"):
+        config = Config.load(_config_of(folder), overrides or [])  # as it was begun, settings and all
     else:
         config = Config.load(source, overrides or [])
-    name = Path(source).stem if source.endswith(".toml") else Path(config.data.source).name
-    if resume:
-        folder = folder or _newest_folder(name)
-    elif not dry_run:
-        folder = folder or _new_folder(name)
     if dry_run:
         _dry_run(config, as_json)
     else:
-        assert folder is not None
         _train(config, folder, resume=resume, report=not no_report, as_json=as_json)
 
 
@@ -91,8 +87,11 @@ def evaluate(
 
     config = Config.load(_config_of(run))
     table = read_table(source or config.data.root or config.data.source)
-    if source is None or "split" in table.columns:
+    split = table.columns.get("split")
+    if source is None:
         table = train_and_test(table, seed=config.data.split_seed)[1]
+    elif split is not None and (split == "test").any():
+        table = table.select(split == "test")
     with Steps("embed") as steps:
         embeddings = nearfar.load(run).encode(table, progress=steps)
     result = nearfar.evaluate.retrieval(embeddings, table.label, bootstrap=bootstrap)
@@ -124,6 +123,7 @@ def report(
 def _train(config: Config, folder: Path, *, resume: bool, report: bool, as_json: bool) -> None:
     from nearfar.train import train
 
+    _fetch(config.data.source)
     result = train(config, folder, resume=resume, command=shlex.join(["nearfar", *sys.argv[1:]]))
     path = _report(folder, None) if report else None
     if as_json:
@@ -140,6 +140,7 @@ def _dry_run(config: Config, as_json: bool) -> None:
 
     from nearfar.train import train
 
+    _fetch(config.data.source)
     plan = train(config, ".", dry_run=True, progress=False).plan
     assert plan is not None
     if as_json:
@@ -151,6 +152,10 @@ def _dry_run(config: Config, as_json: bool) -> None:
 def _report(run: Path, against: Path | None) -> Path:
     from nearfar.report import gather, write_report
 
+    if against is not None and not (against / "result.json").is_file():
+        raise CheckpointError(
+            f"{against} has no report to compare with; write it first: nearfar report {against}"
+        )
     with Steps("report") as steps:
         material = gather(run, against=against, progress=steps.step)
         return write_report(material, run, progress=steps.step)
@@ -169,6 +174,25 @@ def _config_of(run: Path) -> Path:
     return run / "config.toml"
 
 
+def _fetch(source: str) -> None:
+    """Build a pack that is not there yet, with progress; any other source is left alone."""
+    from nearfar.data import packs
+
+    if source in packs.names():
+        with Steps(source) as steps:
+            packs.load(source, progress=lambda done, total, what: steps.step(what, done, total))
+
+
+def _folder_of(source: str, folder: Path | None, *, resume: bool) -> Path:
+    """Return where a run of ``source`` lies: as said, the newest of its name to resume, else a new one."""
+    if folder is not None:
+        return folder
+    if (Path(source) / "config.toml").is_file():
+        return Path(source) if resume else _new_folder(Path(source).name)
+    name = Path(source).stem if Path(source).suffix in (".toml", ".csv", ".parquet") else Path(source).name
+    return _newest_folder(name) if resume else _new_folder(name)
+
+
 def _new_folder(name: str) -> Path:
     """Return runs/NAME, or runs/NAME-2, -3 and so on where that is taken."""
     folder, number = Path("runs") / name, 1
@@ -180,14 +204,12 @@ def _new_folder(name: str) -> Path:
 
 def _newest_folder(name: str) -> Path:
     """Return the run of this name that was written to last."""
-    runs = [path.parent for path in Path("runs").glob(f"{name}*/config.toml")]
+    numbered = re.compile(re.escape(name) + r"(-\d+)?")
     runs = [
-        path for path in runs if path.name.removeprefix(name).lstrip("-").isdecimal() or path.name == name
+        path.parent for path in Path("runs").glob("*/config.toml") if numbered.fullmatch(path.parent.name)
     ]
     if not runs:
         raise CheckpointError(
             f"there is no run of {name!r} in runs/ to resume; give its folder with --folder."
         )
-    return max(
-        runs, key=lambda path: (path / "log.jsonl").stat().st_mtime if (path / "log.jsonl").exists() else 0
-    )
+    return max(runs, key=lambda path: max(file.stat().st_mtime for file in path.iterdir()))

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,7 @@ def has_accelerator() -> bool:
     """Whether a GPU is likely, found without importing torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
-    return shutil.which("nvidia-smi") is not None or (
-        sys.platform == "darwin" and os.uname().machine == "arm64"
-    )
+    return shutil.which("nvidia-smi") is not None
 
 
 def _fit_batch(fitted: dict[str, Any], values: dict[str, Any]) -> None:

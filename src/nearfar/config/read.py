@@ -13,7 +13,7 @@ from nearfar.config.sections import Config
 from nearfar.config.sentences import known_keys, sentence, unknown_key
 from nearfar.errors import ConfigError, suggest
 
-TABLES = (".csv", ".parquet", ".pq", ".tsv")
+TABLES = (".csv", ".parquet")
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -21,8 +21,11 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     given = _overrides(overrides)
     path = Path(source)
     if path.suffix.lower() == ".toml":
-        values = _merge(_read(path), given, path.name)
+        values = _read(path)
         _settle_paths(values, path.parent)
+        if isinstance(source_given := given.get(("data", "source")), str):
+            given[("data", "source")] = _image_source(source_given)  # counts from here, not from the file
+        values = _merge(values, given, path.name)
         return _validate(values, path.name, given)
     values = _merge({"data": {"source": _image_source(str(source))}}, given, "")
     return _validate(fit(values), "", given)

@@ -102,6 +102,12 @@ def nothing_found(root: Path, folders: list[str], loose: list[str]) -> str:
             f"'{root}' holds {len(folders)} folders ('{folders[0]}', …) but no image in them; "
             f"expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}."
         )
+    inside = [name for name in sorted(os.listdir(root)) if not name.startswith(".")]
+    if inside:
+        return (
+            f"'{root}' holds no image and no folder (but '{inside[0]}', …; links are not followed); put the "
+            "images of each class in a folder of their own inside it."
+        )
     return f"'{root}' is empty; put the images of each class in a folder of their own inside it."
 
 

@@ -53,6 +53,11 @@ class PKSampler:
             )
         _, self.label = np.unique(self.labels, return_inverse=True)
         self.sizes = np.bincount(self.label)
+        if len(self.sizes) < 2:
+            raise DataError(
+                f"there is {len(self.sizes)} training class; training needs two or more, and a data set that "
+                "is halved by class needs four."
+            )
         if not 2 <= classes_per_batch <= len(self.sizes):
             raise DataError(
                 f"classes_per_batch = {classes_per_batch} but there are {len(self.sizes)} training classes; "

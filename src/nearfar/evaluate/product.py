@@ -94,6 +94,10 @@ def in_threads(work: Callable[[Item], Value], items: Iterable[Item], workers: in
     Threads over disjoint rows keep their speed when other processes share the cores; splitting every small
     operation over all cores does not.
     """
-    count = workers or torch.get_num_threads()
-    with ThreadPoolExecutor(count, "nearfar", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(work, items))
+    before = torch.get_num_threads()
+    count = workers or before
+    try:
+        with ThreadPoolExecutor(count, "nearfar", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(before)  # what a thread sets is also what threads started later begin with

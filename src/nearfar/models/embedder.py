@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -144,6 +145,8 @@ class Embedder(nn.Module):
         """
         if isinstance(images, Table):
             images = images.path.tolist()
+        elif isinstance(images, np.ndarray):
+            images = images.tolist()
         elif not isinstance(images, (Tensor, Sequence)) or isinstance(images, str):
             images = [images]
         total, done, parts = len(images), 0, []
@@ -190,30 +193,21 @@ class Embedder(nn.Module):
         left, right = (normalize(x.float()) for x in given)
         return left @ right.T
 
-    def parameter_groups(
-        self, *, lr: float, head_lr: float | None = None, weight_decay: float = 0.0
-    ) -> list[dict[str, Any]]:
-        """Return groups for an optimizer: "backbone" and "head", each with and without weight decay.
-
-        Biases, norms and the power of GeM, all with at most one axis, do not decay; their groups are called
-        "backbone.no_decay" and "head.no_decay". The power belongs to the head. Empty groups are left out.
-        """
-        groups: dict[str, dict[str, Any]] = {}
-        for path, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            part = "backbone" if path.startswith("backbone.") else "head"
-            decays = parameter.ndim > 1
-            name = part if decays else f"{part}.no_decay"
-            rate = lr if part == "backbone" or head_lr is None else head_lr
-            decay = weight_decay if decays else 0.0
-            group = groups.setdefault(name, {"name": name, "params": [], "lr": rate, "weight_decay": decay})
-            group["params"].append(parameter)
-        return list(groups.values())
-
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits of weights and preprocessing: which model this is."""
-        return fingerprint(self.state_dict(), self.preprocess.to_dict())
+        """Return 16 hexadecimal digits of weights, structure and preprocessing: which model this is."""
+        described = {"model": self.structure(), "preprocess": self.preprocess.to_dict()}
+        return fingerprint(self.state_dict(), described)
+
+    def structure(self) -> dict[str, Any]:
+        """Return what the parts are, as ``model.toml`` keeps it."""
+        return {
+            "backbone": self.backbone_name,
+            "dim": self.dim,
+            "pooling": self.pooling_name,
+            "head": self.head_name,
+            "layer_norm": self.layer_norm,
+            "freeze_batch_norm": self.freeze_batch_norm,
+        }
 
     def save(
         self,
@@ -238,14 +232,7 @@ class Embedder(nn.Module):
             "nearfar": __version__,
             "fingerprint": self.fingerprint(),
             "command": command or "",
-            "model": {
-                "backbone": self.backbone_name,
-                "dim": self.dim,
-                "pooling": self.pooling_name,
-                "head": self.head_name,
-                "layer_norm": self.layer_norm,
-                "freeze_batch_norm": self.freeze_batch_norm,
-            },
+            "model": self.structure(),
             "preprocess": self.preprocess.to_dict(),
             "metrics": dict(metrics or {}),
             "classes": list(classes),

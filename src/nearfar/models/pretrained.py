@@ -159,7 +159,7 @@ def load_into(model: nn.Module, name: str, **settings: Any) -> Weights | None:
     timm = require("timm", "train")
     try:
         with _no_waiting():
-            found = timm.create_model(name, pretrained=True, **settings).state_dict()
+            found = timm.create_model(name, pretrained=True, **{"num_classes": 0, **settings}).state_dict()
     except Exception as error:  # hubs raise whatever their libraries of transport raise
         tried.append(f"timm could not download them ({_first_line(error)})")
         advice = (

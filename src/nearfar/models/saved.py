@@ -89,9 +89,9 @@ def fit_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], folder: 
     module.load_state_dict(weights)
 
 
-def fingerprint(weights: Mapping[str, Tensor], preprocess: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits that name these weights and this preprocessing."""
-    digest = hashlib.sha256(json.dumps(preprocess, sort_keys=True).encode())
+def fingerprint(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that name these weights and how they are used."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -22,6 +22,7 @@ from nearfar.models import Embedder
 from nearfar.report.material import Material, Progress, quiet
 from nearfar.train import read_log
 from nearfar.train.folder import CONFIG, LOG, MODEL
+from nearfar.train.precision import choose_device
 from nearfar.train.randomness import own_randomness, seed_everything
 from nearfar.train.setup import tables_of, weight_count
 
@@ -53,8 +54,8 @@ def gather(
     tell = progress or quiet
     config = Config.load(folder / CONFIG)
     tables = tables_of(config)
-    test, train = _readable(tables.test, config), _readable(tables.train, config)
-    trained = Embedder.load(folder / MODEL)
+    test, train = readable(tables.test, config), readable(tables.train, config)
+    trained = Embedder.load(folder / MODEL).to(choose_device("auto"))
     log = read_log(folder / LOG) if (folder / LOG).is_file() else []
     embeddings = {
         "pixels": pixel_embeddings(test, partial(tell, "pixels")),
@@ -113,7 +114,7 @@ def before_training(
     """
     with own_randomness():
         seed_everything(config.train.seed)
-        untrained = Embedder(**config.model.model_dump())
+        untrained = Embedder(**config.model.model_dump()).to(trained.mean.device)
     # Trained on a network of the caller's own: nothing is known of what it was before.
     if untrained.backbone_name != trained.backbone_name:
         raise CheckpointError(
@@ -150,7 +151,7 @@ def _on(batch: Tensor, embedder: Embedder) -> Tensor:
     return batch.to(embedder.mean.device)
 
 
-def _readable(table: Table, config: Config) -> Table:
+def readable(table: Table, config: Config) -> Table:
     """Leave out what the run left out."""
     if not config.data.skip_unreadable:
         return table

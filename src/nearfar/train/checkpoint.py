@@ -47,7 +47,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file} was not written by this version of nearfar; train again without --resume."
+            f"{file} was not written by this version of nearfar; begin again in another folder."
         )
     return state
 

@@ -33,7 +33,10 @@ def open_folder(folder: Path, config: Config, resume: bool) -> dict[str, Any] | 
     """
     there = any((folder / name).exists() for name in (CONFIG, LOG, LAST))
     if there and not resume:
-        raise CheckpointError(f"{folder} already holds a run; go on with --resume or choose another folder.")
+        raise CheckpointError(
+            f"{folder} already holds a run; go on with: nearfar train {folder} --resume "
+            "or choose another folder."
+        )
     if not there and resume:
         raise CheckpointError(f"{folder} holds no run to resume; leave --resume out to begin one.")
     state = load_checkpoint(folder / LAST) if (folder / LAST / FILE).exists() else None

@@ -295,7 +295,7 @@ class _Run:
     def _interrupt(self) -> None:
         raise RunInterrupted(
             f"stopped after step {self.at.step} of {self.steps}, with a checkpoint in {self.folder / LAST}; "
-            "go on with --resume."
+            f"go on with: nearfar train {self.folder} --resume"
         )
 
     def _check_finite(self) -> None:

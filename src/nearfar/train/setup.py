@@ -60,11 +60,14 @@ def tables_of(config: Config) -> Tables:
     """
     table = read_table(config.data.source) if config.data.root is None else read_table(config.data.root)
     train, test = train_and_test(table, seed=config.data.split_seed)
+    _check_searchable(test, "test", "the report could show nothing; give the test half classes of two images")
     if config.train.validate_on == "none":
         return Tables(train, None, test)
     split = table.columns.get("split")
     if split is not None and (split == "validation").any():
-        return Tables(train, table.select(split == "validation"), test)
+        validation = table.select(split == "validation")
+        _check_searchable(validation, "validation", "set train.validate_on = 'none' or give it such classes")
+        return Tables(train, validation, test)
     held_out, rest = _hold_out(config, train)
     return Tables(rest, held_out, test)
 
@@ -152,6 +155,12 @@ def weight_count(modules: Sequence[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
+def _check_searchable(table: Table, part: str, advice: str) -> None:
+    """Refuse a part in which no image has another of its class to find, before hours are spent on it."""
+    if len(table) == 0 or np.unique(table.label, return_counts=True)[1].max() < 2:
+        raise DataError(f"no class of the {part} images has two images, so nothing can be found; {advice}.")
+
+
 def _hold_out(config: Config, train: Table) -> tuple[Table, Table]:
     classes = train.class_count()
     if classes < 4:
@@ -163,11 +172,9 @@ def _hold_out(config: Config, train: Table) -> tuple[Table, Table]:
         config.train.validation_fraction, 2 / classes
     )  # one class alone has nothing to be mistaken for
     held_out, rest = split_by_class(train, min(fraction, 1 - 2 / classes), config.train.seed)
-    if np.unique(held_out.label, return_counts=True)[1].max() < 2:
-        raise DataError(
-            "no class held out for validation has two images, so nothing can be found; "
-            "set train.validate_on = 'none' or raise train.validation_fraction."
-        )
+    _check_searchable(
+        held_out, "validation", "set train.validate_on = 'none' or raise train.validation_fraction"
+    )
     return held_out, rest
 
 
