@@ -6,7 +6,7 @@ import shlex
 import sys
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,10 @@ from nearfar.cli.app import app
 from nearfar.cli.show import Steps, print_json
 from nearfar.config import Config
 from nearfar.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from nearfar.data import Table
+    from nearfar.evaluate import RetrievalResult
 
 Overrides = Annotated[
     list[str] | None,
@@ -82,25 +86,48 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure how often a model finds the right thing first, on the test classes or on other images."""
-    import nearfar
     from nearfar.data import read_table, train_and_test
+    from nearfar.report.baselines import readable
 
     config = Config.load(_config_of(run))
+    _fetch(source or config.data.source)
     table = read_table(source or config.data.root or config.data.source)
     split = table.columns.get("split")
     if source is None:
         table = train_and_test(table, seed=config.data.split_seed)[1]
     elif split is not None and (split == "test").any():
         table = table.select(split == "test")
-    with Steps("embed") as steps:
-        embeddings = nearfar.load(run).encode(table, progress=steps)
-    result = nearfar.evaluate.retrieval(embeddings, table.label, bootstrap=bootstrap)
+    asked, result = _search(run, readable(table, config), bootstrap)
     if as_json:
         print_json(result.to_dict())
     else:
-        print(
-            f"{len(table):,} images of {table.class_count():,} classes; each searches all others.\n\n{result}"
-        )
+        print(f"{asked}.\n\n{result}")
+
+
+def _search(run: Path, table: "Table", bootstrap: int) -> tuple[str, "RetrievalResult"]:
+    """Let each image search all others or, where the table has these roles, each query the gallery."""
+    import numpy as np
+
+    import nearfar
+    from nearfar.train.precision import choose_device
+
+    with Steps("embed") as steps:
+        model = nearfar.load(run).to(choose_device("auto"))
+        embeddings = model.encode(table, progress=steps)
+    if not {"is_query", "is_gallery"} <= set(table.columns):
+        asked = f"{len(table):,} images of {table.class_count():,} classes; each searches all others"
+        return asked, nearfar.evaluate.retrieval(embeddings, table.label, bootstrap=bootstrap)
+    query, gallery = (np.flatnonzero(table.columns[role]) for role in ("is_query", "is_gallery"))
+    result = nearfar.evaluate.retrieval(
+        embeddings[query],
+        table.label[query],
+        gallery=embeddings[gallery],
+        gallery_labels=table.label[gallery],
+        ids=query,
+        gallery_ids=gallery,
+        bootstrap=bootstrap,
+    )
+    return f"{len(query):,} queries search a gallery of {len(gallery):,} images", result
 
 
 @app.command()
