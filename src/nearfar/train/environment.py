@@ -25,6 +25,11 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def arithmetic(device: torch.device) -> dict[str, Any]:
+    """Return what decides how sums are rounded: the same values give the same bits."""
+    return {"device": device.type, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+
+
 def machine(device: torch.device) -> str:
     """Return one line such as "AMD EPYC, 2 cores, Linux"."""
     gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
@@ -33,7 +38,11 @@ def machine(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes."""
-    found = {"nearfar": nearfar.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    found = {
+        "nearfar": nearfar.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
     for package in ("torchvision", "timm", "numpy", "pillow"):
         try:
             found[package] = version(package)

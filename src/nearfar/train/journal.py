@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from nearfar.config import Config
-from nearfar.train.environment import environment
+from nearfar.train.environment import arithmetic, environment
 from nearfar.train.folder import LOG
 from nearfar.train.live import Live
 from nearfar.train.precision import Numerics
@@ -74,14 +74,18 @@ class Journal:
         for item in parts.images.unreadable:
             self.tell("note", text=f"left out {item.path}: {item.reason}")
 
-    def go_on(self, parts: Parts, began_on: str) -> None:
-        """Tell that a run is resumed."""
+    def go_on(self, parts: Parts, before: Mapping[str, Any]) -> None:
+        """Tell that a run is resumed, and whether it computes as ``before``: see ``arithmetic``."""
         self.tell("resume", **environment(parts.device))
         self.live.say(f"going on after step {self.step}")
-        if began_on != parts.device.type:
+        now = arithmetic(parts.device)
+        changed = [
+            f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]
+        ]
+        if changed:
             self.warn(
-                f"the run began on {began_on} and goes on on {parts.device.type}: by rounding, its "
-                "weights will differ from those of a run that stayed."
+                f"{', '.join(changed)}: by rounding, the weights will differ from those of a run that went "
+                "through in one."
             )
 
     def numbers(self, record: Mapping[str, Any]) -> None:

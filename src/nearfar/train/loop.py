@@ -20,6 +20,7 @@ from nearfar.models import Embedder
 from nearfar.models.saved import fit_weights
 from nearfar.train.allocator import keep_freed_memory
 from nearfar.train.checkpoint import no_space_in_one_sentence, save_checkpoint
+from nearfar.train.environment import arithmetic
 from nearfar.train.folder import BEST, LAST, MODEL, begin, open_folder
 from nearfar.train.journal import Journal
 from nearfar.train.live import Live, duration
@@ -149,7 +150,7 @@ class _Run:
             if self.state is None:
                 self.journal.begin(self.parts, self.numerics, command, self.steps)
             else:
-                self.journal.go_on(self.parts, self.state["device"])
+                self.journal.go_on(self.parts, self.state["arithmetic"])
             while self.at.epoch < self.config.train.epochs:
                 self._epoch()
                 self._end_of_epoch(command)
@@ -268,7 +269,7 @@ class _Run:
         state = {
             "config": self.config.to_dict(),
             "data": self.data,
-            "device": parts.device.type,
+            "arithmetic": arithmetic(parts.device),
             "numerics": asdict(self.numerics),
             "embedder": parts.embedder.state_dict(),
             "loss": parts.loss.state_dict(),

@@ -1,6 +1,7 @@
 """From a configuration to everything that a run needs: tables, images, network, loss, optimiser."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from nearfar.models import Embedder
 from nearfar.train.optimizer import create_optimizer, parameter_groups
 from nearfar.train.randomness import seed_everything
 from nearfar.train.schedule import Schedule
+
+log = logging.getLogger("nearfar")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ def tables_of(config: Config) -> Tables:
         DataError: if too few classes are left.
     """
     table = read_table(config.data.source) if config.data.root is None else read_table(config.data.root)
+    if "box" in table.columns:
+        log.warning("%s has boxes, which are not cropped yet: whole images are used.", table.name)
+    if "is_gallery" in table.columns:
+        log.warning(
+            "%s has queries and a gallery: the report lets each test image search all others; "
+            "`nearfar evaluate` follows the roles.",
+            table.name,
+        )
     train, test = train_and_test(table, seed=config.data.split_seed)
     _check_searchable(test, "test", "the report could show nothing; give the test half classes of two images")
     if config.train.validate_on == "none":
