@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+# Losses that compare a batch with itself; those with proxies have tests of their own.
+PAIR_LOSSES = ["contrastive", "multi_similarity", "supcon", "triplet"]
+
 golden_folder = Path(__file__).parent / "golden"
 
 

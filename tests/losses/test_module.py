@@ -12,7 +12,13 @@ from problems import batch
 
 
 def test_names_and_wildcards():
-    assert nearfar.losses.names() == ["contrastive", "multi_similarity", "supcon", "triplet"]
+    assert nearfar.losses.names() == [
+        "contrastive",
+        "multi_similarity",
+        "normalized_softmax",
+        "supcon",
+        "triplet",
+    ]
     assert nearfar.losses.names("*sim*") == ["multi_similarity"]
     assert nearfar.mining.names() == ["all", "hard", "multi_similarity", "semi_hard"]
 
@@ -187,6 +193,19 @@ def test_statistics_of_the_last_batch():
     hardest = s.masked_fill(~same | itself, 9).min(1).values - s.masked_fill(same, -9).max(1).values
     assert loss.last.active.item() == pytest.approx((hardest < 0.2).double().mean().item())
     assert not loss.last.positive_similarity.requires_grad
+
+
+def test_active_counts_anchors_after_mining():
+    """Of six anchors, those whose positives all beat their negatives by the margin have no triplet left."""
+    x, labels = batch(3, 2, 4, spread=0.9, seed=2)
+    loss = nearfar.losses.create("triplet", mining="semi_hard")
+    loss(x, labels)
+    s = (x @ x.T).masked_fill(torch.eye(6, dtype=torch.bool), -9)
+    p = s.masked_fill(labels[:, None] != labels, -9).max(1).values
+    n = s.masked_fill(labels[:, None] == labels, -9)
+    semi_hard = ((n < p[:, None]) & (n > p[:, None] - 0.2)).any(1)
+    assert loss.last.active.item() == pytest.approx(semi_hard.double().mean().item())
+    assert 0 < loss.last.active.item() < 1
 
 
 def test_loss_is_a_module_in_anyones_loop():

@@ -4,7 +4,7 @@ loss = nearfar.losses.create("multi_similarity", beta=40.0, mining="multi_simila
 value = loss(embeddings, labels)
 """
 
-from nearfar.losses import contrastive, multi_similarity, supcon, triplet
+from nearfar.losses import contrastive, multi_similarity, normalized_softmax, supcon, triplet
 from nearfar.losses.module import Loss, create
 from nearfar.losses.registry import describe, names, register_loss, settings
 from nearfar.losses.terms import Reduction, Statistics, Terms
@@ -19,6 +19,7 @@ __all__ = [
     "describe",
     "multi_similarity",
     "names",
+    "normalized_softmax",
     "register_loss",
     "settings",
     "supcon",

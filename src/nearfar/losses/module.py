@@ -1,7 +1,7 @@
 """The nn.Module around a loss function: names to arithmetic, labels to pairs, values to a scalar."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -24,8 +24,11 @@ class Loss(nn.Module):
     Attributes:
         name: the loss function's name.
         settings: its hyper-parameters, defaults included.
+        proxies: learned vectors [class, dim] that embeddings are compared with, or None.
         last: statistics of the last batch, or None before the first.
     """
+
+    proxy_labels: Tensor
 
     def __init__(
         self,
@@ -37,8 +40,12 @@ class Loss(nn.Module):
         reduction: Reduction,
         backend: str,
         across_ranks: bool,
+        proxies: Float[Tensor, "class dim"] | None = None,
+        proxy_labels: Int[Tensor, " class"] | None = None,
     ) -> None:
         super().__init__()
+        self.proxies = None if proxies is None else nn.Parameter(proxies)
+        self.register_buffer("proxy_labels", proxy_labels)
         self.name = name
         self.settings = dict(settings)
         self.mining = mining
@@ -84,6 +91,9 @@ class Loss(nn.Module):
                 f"{_ranks()} ranks are running, and losses across ranks are not built yet; "
                 "create the loss with across_ranks=False to compare within each rank."
             )
+        if self.proxies is not None:
+            candidates, candidate_labels = self._proxies(labels, candidates)
+            ids = None
         if candidates is None and candidate_ids is not None:
             raise NearfarError("candidate_ids needs candidates; within a batch, ids is enough.")
         check_embeddings(embeddings, labels, "embeddings", "labels")
@@ -110,7 +120,7 @@ class Loss(nn.Module):
                 )
             self._warn_without_positives(pairs, labels)
             terms = self._terms(pairs if self.mining is None else self.mining(pairs))
-            self.last = Statistics(_detached(terms), pairs.detach())
+            self.last = Statistics(_detached(terms), pairs.detach(), self.mining is not None)
             value = terms.reduce(self.reduction, weights)
         return value.to(torch.promote_types(embeddings.dtype, torch.float32))
 
@@ -119,6 +129,19 @@ class Loss(nn.Module):
         shown = {**self.settings, "mining": self.mining, "similarity": self.similarity}
         shown |= {"reduction": self.reduction, "backend": self.backend}
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
+
+    def _proxies(self, labels: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the candidates of a loss with proxies, where each label has one."""
+        if candidates is not None:
+            raise NearfarError(f"{self.name} compares with its own proxies; call it without candidates.")
+        unknown = labels[~torch.isin(labels, self.proxy_labels)]
+        if len(unknown):
+            raise NearfarError(
+                f"label {int(unknown[0])} has no proxy; {self.name} was created for "
+                f"{len(self.proxy_labels)} classes. Give all labels of the training set as classes=…"
+            )
+        assert self.proxies is not None
+        return self.proxies, self.proxy_labels
 
     def _terms(self, pairs: Pairs) -> Terms:
         value = self._entry.function(pairs, **self.settings)
@@ -148,6 +171,8 @@ def create(
     reduction: Reduction | None = None,
     backend: str = "auto",
     across_ranks: bool = True,
+    classes: int | Sequence[int] | Int[Tensor, " n"] | None = None,
+    dim: int | None = None,
     **settings: Any,
 ) -> Loss:
     """Create a loss by name.
@@ -161,6 +186,9 @@ def create(
             own; see ``Terms.reduce``.
         backend: what computes it: "auto", "dense" or "reference".
         across_ranks: compare with the embeddings of all ranks, where torch.distributed is initialised.
+        classes: for a loss with proxies, the labels of the training set (repeats are fine), or their count
+            when they are 0, 1, 2, …
+        dim: for a loss with proxies, the dimension of the embeddings.
         **settings: the loss's own hyper-parameters; see ``nearfar.losses.describe(name)``.
 
     Raises:
@@ -178,6 +206,7 @@ def create(
     choose(backend)
     complete = registry.complete(name, settings)
     rule = create_rule(mining, shared=complete)
+    proxies, proxy_labels = _create_proxies(name, classes, dim)
     own = registry[name].reduction
     if own == "mean_active" and rule is not None:
         own = "mean_terms"  # what a rule has chosen is averaged whole, as in Hermans et al. and FaceNet
@@ -189,7 +218,26 @@ def create(
         reduction=own if reduction is None else reduction,
         backend=backend,
         across_ranks=across_ranks,
+        proxies=proxies,
+        proxy_labels=proxy_labels,
     )
+
+
+def _create_proxies(
+    name: str, classes: int | Sequence[int] | Tensor | None, dim: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Draw one proxy of about unit length for each class, or none for a loss that has none."""
+    if not registry[name].proxies:
+        return None, None
+    if classes is None or dim is None:
+        raise NearfarError(
+            f"{name} learns a proxy for each class; create it with classes=… (the training labels, or how "
+            "many there are) and dim=… (of the embeddings)."
+        )
+    labels = torch.arange(classes) if isinstance(classes, int) else torch.as_tensor(classes).unique()
+    if len(labels) < 2:
+        raise NearfarError(f"{name} needs two classes or more; got {len(labels)}.")
+    return torch.randn(len(labels), dim) / dim**0.5, labels.long()
 
 
 def _detached(terms: Terms) -> Terms:

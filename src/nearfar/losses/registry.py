@@ -22,11 +22,13 @@ class LossEntry:
         function: ``function(pairs, **settings)``, one value (or ``Terms``) per anchor.
         reduction: the paper's own, used when none is asked for.
         needs: what an anchor must have for its value to mean something.
+        proxies: whether the candidates are learned vectors, one for each class, instead of the batch.
     """
 
     function: Formula
     reduction: Reduction
     needs: Needs
+    proxies: bool
 
 
 registry: Registry[LossEntry] = Registry("loss")
@@ -35,9 +37,15 @@ registry: Registry[LossEntry] = Registry("loss")
 @overload
 def register_loss(function: Formula) -> Formula: ...
 @overload
-def register_loss(*, reduction: Reduction = ..., needs: Needs = ...) -> Callable[[Formula], Formula]: ...
 def register_loss(
-    function: Formula | None = None, *, reduction: Reduction = "mean", needs: Needs = "either"
+    *, reduction: Reduction = ..., needs: Needs = ..., proxies: bool = ...
+) -> Callable[[Formula], Formula]: ...
+def register_loss(
+    function: Formula | None = None,
+    *,
+    reduction: Reduction = "mean",
+    needs: Needs = "either",
+    proxies: bool = False,
 ) -> Formula | Callable[[Formula], Formula]:
     """Register a loss under the name of its function.
 
@@ -45,13 +53,14 @@ def register_loss(
         reduction: the paper's own way to average.
         needs: "positive" when an anchor without a positive has nothing to learn, "either" when a positive
             or a negative is enough.
+        proxies: compare with learned vectors, one for each class, instead of the batch.
 
     Raises:
         NearfarError: if the name is taken.
     """
 
     def register(function: Formula) -> Formula:
-        registry.add(function, LossEntry(function, reduction, needs))
+        registry.add(function, LossEntry(function, reduction, needs, proxies))
         return function
 
     return register if function is None else register(function)

@@ -61,14 +61,21 @@ class Statistics:
     Attributes:
         terms: the terms of the batch.
         pairs: its comparisons, before mining.
+        mined: whether a rule chose among them.
     """
 
     terms: Terms
     pairs: Pairs
+    mined: bool
 
     @cached_property
     def active(self) -> Float[Tensor, ""]:
-        """Share of terms that are not zero, in [0, 1]; NaN when there are none."""
+        """Share of terms that are not zero, in [0, 1]; NaN when there are none.
+
+        Mining keeps few terms, most of them not zero: then the share of anchors that have such a term.
+        """
+        if self.mined:
+            return (self.terms.active > 0).to(self.terms.active).mean()
         return self.terms.active.sum() / self.terms.count.sum()
 
     @cached_property

@@ -96,8 +96,8 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
     if embedder is None:
         embedder = Embedder(**config.model.model_dump())
     embedder = embedder.to(device)
-    loss = make_loss(config).to(device)
     images = _images(config, tables.train, embedder)
+    loss = make_loss(config, images.table.label, embedder.dim).to(device)
     sampler = PKSampler(
         images.table.label,
         config.batch.classes_per_batch,
@@ -134,14 +134,16 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
     )
 
 
-def make_loss(config: Config) -> Loss:
-    """Return the loss that ``config.loss`` describes."""
+def make_loss(config: Config, labels: np.ndarray, dim: int) -> Loss:
+    """Return the loss that ``config.loss`` describes, for training labels and embeddings of ``dim``."""
     wanted = config.loss
     return create_loss(
         wanted.name,
         mining=wanted.mining,
         similarity=wanted.similarity,
         reduction=wanted.reduction,
+        classes=torch.from_numpy(labels),
+        dim=dim,
         **wanted.settings,
     )
 
