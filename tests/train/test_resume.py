@@ -86,6 +86,18 @@ def test_two_and_two_epochs_are_four(config: Config, tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "two", tmp_path / "four")
 
 
+def test_proxies_of_a_loss_are_trained_and_resumed(config: Config, tmp_path: Path) -> None:
+    """Their labels are whatever numbers the training classes have in the table; precision is chosen by a trial."""
+    whole = {**config.to_dict(), "loss": {"name": "normalized_softmax"}}
+    config = changed(Config.model_validate(whole), "train", epochs=2, precision="auto")
+    train(config, tmp_path / "whole", progress=False)
+    with pytest.raises(RunInterrupted):
+        train(config, tmp_path / "run", progress=False, trackers=[At(interrupt, kind="step", step=5)])
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    assert weights(tmp_path / "run")["proxies"].shape[1] == config.model.dim
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_within_an_epoch_loses_nothing(config: Config, tmp_path: Path, number: int) -> None:
     stop = At(lambda: os.kill(os.getpid(), number), kind="step", step=4)

@@ -38,8 +38,9 @@ def measured_numerics(config: Config, parts: Parts) -> Numerics:
 
     def seconds(numerics: Numerics) -> float:
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(classes * per_class, 3, side, side, generator=generator).to(parts.device)
-        labels = torch.arange(classes, device=parts.device).repeat_interleave(per_class)
+        known = torch.from_numpy(parts.images.table.label).unique()[:classes]  # a loss may know no others
+        labels = known.to(parts.device).repeat_interleave(per_class)
+        images = torch.rand(len(labels), 3, side, side, generator=generator).to(parts.device)
         return try_steps(parts.embedder, parts.loss, images, labels, numerics=numerics).seconds
 
     return choose_numerics(config.train.precision, parts.device, seconds)
