@@ -37,6 +37,7 @@ METHODS = {
     "scratch": "trained from nothing",
     "finetune": "fine-tuned",
 }
+UNDER_BARS = ["raw\npixels", "un-\ntrained", "frozen", "from\nnothing", "fine-\ntuned"]
 SEEDLESS = ("pixels", "frozen")
 # Half-width of a 95 % interval of a mean over n seeds, in standard errors (Student's t).
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -163,9 +164,9 @@ def write_table() -> None:
     threads = sorted({run["threads"] for run in trained})
     lines += [
         "",
-        f"{run['machine']}; torch {run['torch']}; threads of a training: {', '.join(map(str, threads))} (with one,",
-        "two trainings ran side by side). Recipes: `recipes/PACK-scratch.toml`, `recipes/PACK-finetune.toml`.",
-        "Made by `python benchmarks/packs.py`.",
+        f"{run['machine']}; torch {run['torch']}; threads of a training: {', '.join(map(str, threads))}",
+        "(with one, two trainings ran side by side). Recipes: `recipes/PACK-scratch.toml`,",
+        "`recipes/PACK-finetune.toml`. Made by `python benchmarks/packs.py`.",
         "",
         "![Recall@1 on each pack](packs.svg)",
     ]
@@ -201,7 +202,11 @@ def draw(cells: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
             axis.errorbar(place, mean, [[mean - low], [high - mean]], color="#1e293b", capsize=3, lw=1)
             axis.text(place, max(mean, high) + 1.5, f"{mean:.1f}", ha="center", fontsize=9)
         axis.set_title(pack, fontsize=11, loc="left")
-        axis.set_xticks(range(len(methods)), [METHODS[m].replace(" ", "\n", 1) for m in methods], fontsize=7)
+        axis.set_xticks(
+            range(len(methods)),
+            [label for m, label in zip(METHODS, UNDER_BARS, strict=True) if m in methods],
+            fontsize=8,
+        )
         axis.set_ylim(0, 105)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("Recall@1 on unseen classes, %")
