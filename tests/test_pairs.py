@@ -243,3 +243,16 @@ def test_own_must_be_rows_of_the_candidates():
     x, labels = torch.ones(2, 3), torch.tensor([0, 1])
     with pytest.raises(NearfarError, match="own must be rows of the 2 candidates"):
         Pairs.between(x, labels, x, labels, own=torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_intervals_and_thresholds_are_open(backend):
+    """A similarity equal to a bound is outside, to a threshold not above it: the papers' comparisons are strict."""
+    pairs = Pairs.within(
+        torch.eye(2), torch.tensor([0, 1]), backend=backend
+    )  # their similarity is 0, exactly
+    at, under, over = torch.zeros(2), torch.full((2,), -0.1), torch.full((2,), 0.1)
+    for kept, bounds in [(0, {"above": at}), (0, {"below": at}), (1, {"above": under}), (1, {"below": over})]:
+        assert pairs.narrow(**bounds).stream(Count())[0].tolist() == [kept] * 2
+    assert pairs.stream(Count(above=0.0))[0].tolist() == [0, 0]
+    assert pairs.stream(Max(below=0.0))[0].tolist() == [-torch.inf] * 2
