@@ -165,8 +165,9 @@ def write_table() -> None:
     lines += [
         "",
         f"{run['machine']}; torch {run['torch']}; threads of a training: {', '.join(map(str, threads))}",
-        "(with one, two trainings ran side by side). Recipes: `recipes/PACK-scratch.toml`,",
-        "`recipes/PACK-finetune.toml`. Made by `python benchmarks/packs.py`.",
+        "(with one, two trainings ran side by side, and other work beside them).",
+        "Recipes: `recipes/PACK-scratch.toml`, `recipes/PACK-finetune.toml`.",
+        "Made by `python benchmarks/packs.py`.",
         "",
         "![Recall@1 on each pack](packs.svg)",
     ]
