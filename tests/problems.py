@@ -8,6 +8,9 @@ from torch import Tensor
 # Losses that compare a batch with itself; those with proxies have tests of their own.
 PAIR_LOSSES = ["contrastive", "multi_similarity", "supcon", "triplet"]
 
+# What computes a block. "reference" is the definition in float64; the others must equal it.
+BACKENDS = ["dense", "reference"]
+
 golden_folder = Path(__file__).parent / "golden"
 
 

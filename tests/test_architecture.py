@@ -13,8 +13,9 @@ SOURCE = Path(nearfar.__file__).parent
 
 # Lower layers first. A module may import from its own layer and from those below it.
 LAYERS = [
-    ["errors", "files", "toml", "registered", "inputs"],
+    ["errors", "files", "toml", "registered"],
     ["similarity"],
+    ["inputs"],
     ["pairs"],
     ["mining"],
     ["losses"],

@@ -6,21 +6,77 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.similarity.labels import Kinship, Listed, Relevance, SameClass, SharedTag
 
 
-def check_embeddings(x: Any, labels: Any, x_name: str, labels_name: str) -> None:
-    """Refuse anything but floating-point [n, dim] with whole-number labels [n]."""
-    for name, value in ((x_name, x), (labels_name, labels)):
-        if not isinstance(value, Tensor):
-            raise NearfarError(f"{name} must be a torch tensor; got {type(value).__name__}.")
+def check_embeddings(x: Any, name: str) -> int:
+    """Refuse anything but floating-point [n, dim]; return n."""
+    if not isinstance(x, Tensor):
+        raise NearfarError(f"{name} must be a torch tensor; got {type(x).__name__}.")
     if x.ndim != 2 or not x.is_floating_point():
-        raise NearfarError(f"{x_name} must be floating point of shape [n, dim]; got {shown(x)}.")
-    check_whole_numbers(labels, len(labels) if labels.ndim else 0, labels_name)
-    if len(x) != len(labels):
+        raise NearfarError(f"{name} must be floating point of shape [n, dim]; got {shown(x)}.")
+    return len(x)
+
+
+def kinship(labels: Any, count: int, candidate_labels: Any = None, candidate_count: int = 0) -> Kinship:
+    """Read labels of any kind: classes [n], tags [n, tag] or ``Relevance``, of one set or of two.
+
+    Args:
+        labels: of the ``count`` anchors.
+        candidate_labels: of the ``candidate_count`` candidates; None for a batch against itself.
+
+    Raises:
+        NearfarError: if the labels do not fit the embeddings or each other.
+    """
+    if isinstance(labels, Relevance):
+        if candidate_labels is not None:
+            raise NearfarError("Relevance lists the positives already; leave candidate_labels out with it.")
+        return _listed(labels, count, candidate_count or count, both_ways=not candidate_count)
+    own = _checked(labels, count, "labels", "embeddings")
+    if candidate_labels is None and not candidate_count:
+        other = own
+    else:
+        other = _checked(candidate_labels, candidate_count, "candidate_labels", "candidates")
+    if own.ndim != other.ndim or own.shape[1:] != other.shape[1:]:
         raise NearfarError(
-            f"{labels_name} has {len(labels)} rows but {x_name} has {len(x)}; "
-            f"give one label for each {x_name.removesuffix('s')}."
+            f"labels has shape {list(own.shape)} but candidate_labels has {list(other.shape)}; "
+            "both need classes [n], or both the same tags [n, tag]."
         )
+    return SameClass(own, other) if own.ndim == 1 else SharedTag(own, other)
+
+
+def _checked(labels: Any, count: int, name: str, items: str) -> Tensor:
+    """Return classes as int64 [n], or tags as bool [n, tag]."""
+    if not isinstance(labels, Tensor):
+        raise NearfarError(f"{name} must be a torch tensor; got {type(labels).__name__}.")
+    if labels.ndim == 2:
+        if not ((labels == 0) | (labels == 1)).all():
+            raise NearfarError(f"{name} of shape [n, tag] must hold only 0 and 1; got {shown(labels)}.")
+        checked = labels.bool()
+    else:
+        check_whole_numbers(labels, len(labels) if labels.ndim else 0, name)
+        checked = labels.long()
+    if len(checked) != count:
+        raise NearfarError(
+            f"{name} has {len(checked)} rows but {items} has {count}; "
+            f"give one label for each {items.removesuffix('s')}."
+        )
+    return checked
+
+
+def _listed(relevance: Relevance, count: int, candidate_count: int, both_ways: bool) -> Listed:
+    pairs = relevance.pairs
+    if not isinstance(pairs, Tensor) or pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
+        got = shown(pairs) if isinstance(pairs, Tensor) else type(pairs).__name__
+        raise NearfarError(f"Relevance takes whole numbers of shape [k, 2], (anchor, candidate); got {got}.")
+    limits = pairs.new_tensor([count, candidate_count])
+    outside = ((pairs < 0) | (pairs >= limits)).any(1)
+    if outside.any():
+        raise NearfarError(
+            f"Relevance names the pair {tuple(pairs[outside][0].tolist())}, but there are {count} anchors "
+            f"and {candidate_count} candidates, counted from 0."
+        )
+    return Listed.of(torch.cat([pairs, pairs.flip(1)]) if both_ways else pairs, count, candidate_count)
 
 
 def check_whole_numbers(values: Any, count: int, name: str) -> None:

@@ -1,6 +1,7 @@
 """Anchors against candidates: the one block of comparisons that every loss reads."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -9,13 +10,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError, suggest
-from nearfar.inputs import check_embeddings, check_ids, check_own
-from nearfar.similarity import ArgMax, Backend, Block, Measure, Reduction, Relation, choose, normalize
-from nearfar.similarity.dense import reduce
+from nearfar.inputs import check_embeddings, check_ids, check_own, kinship
+from nearfar.similarity import (
+    ArgMax,
+    Block,
+    Measure,
+    Reduction,
+    Relation,
+    Relevance,
+    Sample,
+    TopK,
+    choose,
+)
 from nearfar.similarity.interval import Interval
+from nearfar.similarity.reduce import reduce
 from nearfar.similarity.reductions import threshold_of
 
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
+Labels = Int[Tensor, " n"] | Int[Tensor, "n tag"] | Relevance
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +44,10 @@ class Positives:
     candidate: Int[Tensor, " positive"]
     similarity: Float[Tensor, " positive"]
 
+    def where(self, keep: Bool[Tensor, " positive"]) -> "Positives":
+        """Return some of the pairs."""
+        return Positives(self.anchor[keep], self.candidate[keep], self.similarity[keep])
+
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
@@ -39,6 +55,20 @@ class Chosen:
 
     columns: Int[Tensor, "row k"]
     per: Literal["anchor", "positive"]
+
+
+@dataclass(eq=False)
+class Against:
+    """Positives to be kept by what the negatives are: asked in the loss's own pass over the negatives.
+
+    Attributes:
+        reduction: what to ask the negatives, those that the narrowed pairs still have.
+        keep: which positive pairs to keep, from the answer.
+    """
+
+    reduction: Reduction
+    keep: Callable[[Tensor], Bool[Tensor, " positive"]]
+    answer: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +80,16 @@ class Pairs:
     """
 
     block: Block
-    backend: Backend
-    positives: Positives
+    listed: Positives
     interval: Interval
     chosen: Chosen | None = None
+    against: Against | None = None
 
     @classmethod
     def within(
         cls,
         embeddings: Float[Tensor, "n dim"],
-        labels: Int[Tensor, " n"],
+        labels: Labels,
         *,
         ids: Int[Tensor, " n"] | None = None,
         similarity: Measure = "cosine",
@@ -69,28 +99,28 @@ class Pairs:
 
         Args:
             embeddings: one row per item; normalised here when ``similarity`` is "cosine".
-            labels: class of each row; equal means positive.
+            labels: class of each row (equal means positive), tags as multi-hot rows (a shared tag means
+                positive), or ``Relevance``.
             ids: two rows with the same id are never compared.
             similarity: "cosine", "dot", "euclidean" or "squared_euclidean".
-            backend: "auto", "dense" or "reference".
+            backend: "auto", "tiled", "dense" or "reference".
 
         Raises:
             NearfarError: if shapes or types do not fit, or a name is unknown.
         """
-        check_embeddings(embeddings, labels, "embeddings", "labels")
-        check_ids(ids, len(labels), ids, len(labels))
-        own = torch.arange(len(labels), device=labels.device)
-        return cls._build(
-            embeddings, embeddings, Relation(labels.long(), labels.long(), own, ids, ids), similarity, backend
-        )
+        n = check_embeddings(embeddings, "embeddings")
+        check_ids(ids, n, ids, n)
+        own = torch.arange(n, device=embeddings.device)
+        relation = Relation(kinship(labels, n), own, ids, ids)
+        return cls._build(embeddings, embeddings, relation, similarity, backend)
 
     @classmethod
     def between(
         cls,
         anchors: Float[Tensor, "n dim"],
-        labels: Int[Tensor, " n"],
+        labels: Labels,
         candidates: Float[Tensor, "m dim"],
-        candidate_labels: Int[Tensor, " m"],
+        candidate_labels: Int[Tensor, " m"] | Int[Tensor, "m tag"] | None = None,
         own: Int[Tensor, " n"] | None = None,
         *,
         ids: Int[Tensor, " n"] | None = None,
@@ -101,22 +131,23 @@ class Pairs:
         """Compare anchors with candidates: a memory, gathered ranks, a gallery.
 
         Args:
+            candidate_labels: class or tags of each candidate; None when ``labels`` is a ``Relevance``.
             own: the row of ``candidates`` that IS each anchor, or -1; such a pair is never compared.
             ids, candidate_ids: an anchor and a candidate with the same id are never compared.
 
         Raises:
             NearfarError: if shapes or types do not fit, or a name is unknown.
         """
-        check_embeddings(anchors, labels, "anchors", "labels")
-        check_embeddings(candidates, candidate_labels, "candidates", "candidate_labels")
+        n = check_embeddings(anchors, "anchors")
+        m = check_embeddings(candidates, "candidates")
         if anchors.shape[1] != candidates.shape[1]:
             raise NearfarError(
                 f"anchors have {anchors.shape[1]} dimensions but candidates have {candidates.shape[1]}; "
                 "compare embeddings of one model."
             )
-        check_own(own, len(anchors), len(candidates))
-        check_ids(ids, len(anchors), candidate_ids, len(candidates))
-        relation = Relation(labels.long(), candidate_labels.long(), own, ids, candidate_ids)
+        check_own(own, n, m)
+        check_ids(ids, n, candidate_ids, m)
+        relation = Relation(kinship(labels, n, candidate_labels, m), own, ids, candidate_ids)
         return cls._build(anchors, candidates, relation, similarity, backend)
 
     @classmethod
@@ -128,17 +159,9 @@ class Pairs:
             raise NearfarError(
                 f"similarity {similarity!r} is not one of {', '.join(known)}.{suggest(similarity, known)}"
             )
-        computed_by = choose(backend)
-
-        def prepare(x: Tensor) -> Tensor:
-            x = computed_by.prepare(x)
-            return normalize(x) if similarity == "cosine" else x
-
-        left = prepare(anchors)
-        block = Block(left, left if candidates is anchors else prepare(candidates), similarity, relation)
+        block = choose(backend, anchors, candidates)(anchors, candidates, similarity, relation)
         anchor, candidate = relation.positives()
-        positives = Positives(anchor, candidate, computed_by.positives(block, anchor, candidate))
-        return cls(block, computed_by, positives, Interval())
+        return cls(block, Positives(anchor, candidate, block.positives(anchor, candidate)), Interval())
 
     def __len__(self) -> int:
         """Return the number of anchors."""
@@ -148,6 +171,15 @@ class Pairs:
     def measure(self) -> Measure:
         """The measure that similarities come from."""
         return self.block.measure
+
+    @cached_property
+    def positives(self) -> Positives:
+        """The positive pairs that mining has left."""
+        if self.against is None:
+            return self.listed
+        if self.against.answer is None:
+            (self.against.answer,) = self._reduce((self.against.reduction,), self.listed.anchor)
+        return self.listed.where(self.against.keep(self.against.answer))
 
     @cached_property
     def positive_count(self) -> Float[Tensor, " anchor"]:
@@ -180,16 +212,21 @@ class Pairs:
         """Reduce each anchor's negatives, in one pass for all ``reductions``.
 
         Returns:
-            One tensor for each reduction, [anchor] (or [positive] for ``per="positive"``), differentiable.
+            One tensor for each reduction, [anchor] ([positive] or [candidate] as its ``per`` says),
+            differentiable. See ``nearfar.similarity.reductions``.
         """
-        if self.chosen is None:
-            return self.backend.stream(self.block, self.interval, self.positives.anchor, reductions)
-        return tuple(self._stream_chosen(self.chosen, reduction) for reduction in reductions)
+        against = self.against
+        one_pass = against is not None and against.answer is None and self.chosen is None
+        if against is None or not one_pass or any(r.per == "positive" for r in reductions):
+            return self._reduce(reductions, self.positives.anchor)
+        *results, answer = self._reduce((*reductions, against.reduction), self.listed.anchor)
+        against.answer = answer.detach()
+        return tuple(results)
 
     def narrow(
         self,
         *,
-        positives: Bool[Tensor, " positive"] | None = None,
+        positives: Bool[Tensor, " positive"] | Against | None = None,
         above: Float[Tensor, " anchor"] | None = None,
         below: Float[Tensor, " anchor"] | None = None,
         columns: Int[Tensor, "anchor k"] | None = None,
@@ -198,7 +235,7 @@ class Pairs:
         """Keep some of the comparisons: what a mining rule returns.
 
         Args:
-            positives: which positive pairs to keep.
+            positives: which positive pairs to keep, or ``Against`` what they are to be held.
             above, below: keep negatives with above < s < below, for each anchor.
             columns: keep just these negatives of each anchor; -1 is none.
             partners: keep just this one negative for each positive pair (a triplet); -1 is none.
@@ -210,30 +247,53 @@ class Pairs:
             chosen = Chosen(columns, "anchor")
         elif partners is not None:
             chosen = Chosen(partners[:, None], "positive")
-        kept = self.positives
-        if positives is not None:
-            kept = Positives(kept.anchor[positives], kept.candidate[positives], kept.similarity[positives])
+        kept, against = self.positives, None
+        if isinstance(positives, Against):
+            against = positives
+        elif positives is not None:
+            kept = kept.where(positives)
             if chosen is not None and chosen.per == "positive":
                 chosen = Chosen(chosen.columns[positives], "positive")
         bounds = Interval(
             above=None if above is None else above.detach(), below=None if below is None else below.detach()
         )
-        return replace(self, positives=kept, chosen=chosen, interval=self.interval.intersect(bounds))
+        return Pairs(self.block, kept, self.interval.intersect(bounds), chosen, against)
 
     def detach(self) -> "Pairs":
         """Return the same comparisons without gradient."""
-        block = replace(
-            self.block, anchors=self.block.anchors.detach(), candidates=self.block.candidates.detach()
-        )
-        positives = replace(self.positives, similarity=self.positives.similarity.detach())
-        return replace(self, block=block, positives=positives)
+        kept = self.positives
+        kept = Positives(kept.anchor, kept.candidate, kept.similarity.detach())
+        return Pairs(self.block.map(Tensor.detach), kept, self.interval, self.chosen)
 
-    def _stream_chosen(self, chosen: Chosen, reduction: Reduction) -> Tensor:
+    def scaled(self, factor: float | Float[Tensor, ""]) -> "Pairs":
+        """Return the same comparisons with every similarity times ``factor`` (> 0), which may be learned.
+
+        Raises:
+            NearfarError: if the pairs have been narrowed by mining.
+        """
+        if self.interval or self.chosen is not None or self.against is not None:
+            raise NearfarError("pairs that mining has narrowed cannot be scaled; scale first, then mine.")
+        power = 1.0 if self.measure == "euclidean" else 0.5
+        block = self.block.map(lambda x: x * factor**power)
+        kept = self.positives
+        return Pairs(block, Positives(kept.anchor, kept.candidate, kept.similarity * factor), Interval())
+
+    def _reduce(self, reductions: tuple[Reduction, ...], owners: Tensor) -> tuple[Tensor, ...]:
+        if self.chosen is None:
+            return self.block.stream(self.interval, owners, reductions)
+        return tuple(self._reduce_chosen(self.chosen, reduction, owners) for reduction in reductions)
+
+    def _reduce_chosen(self, chosen: Chosen, reduction: Reduction, owners: Tensor) -> Tensor:
         """Reduce explicit negatives: their similarities are few, so they are gathered."""
-        rows = torch.arange(len(self), device=self.positives.anchor.device)
+        if reduction.per == "candidate":
+            raise NearfarError(
+                "this loss reduces over each candidate's anchors, which mining that chooses a few negatives "
+                "for each anchor does not leave; use a rule that narrows by similarity, or none."
+            )
+        rows = torch.arange(len(self), device=owners.device)
         columns = chosen.columns
         if reduction.per == "positive":
-            rows = self.positives.anchor
+            rows = owners
             columns = columns[rows] if chosen.per == "anchor" else columns
         elif chosen.per == "positive":
             columns = self._distinct(columns[:, 0])
@@ -243,9 +303,10 @@ class Pairs:
         s = self.block.at(anchor.reshape(-1), columns.clamp_min(0).reshape(-1)).view(columns.shape)
         keep = (columns >= 0) & self.interval.holds(s, rows)
         result = reduce(s, keep, reduction, threshold_of(reduction))
-        if isinstance(reduction, ArgMax):
-            found = columns.gather(1, result.clamp_min(0)[:, None])[:, 0]
-            return torch.where(result < 0, result, found)
+        if isinstance(reduction, ArgMax | TopK | Sample):
+            place = result.view(len(result), -1)
+            found = columns.gather(1, place.clamp_min(0)).masked_fill(place < 0, -1)
+            return found.view(result.shape)
         return result
 
     def _distinct(self, partner: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def test_state_holds_proxies_and_their_labels():
 
 def test_count_of_classes():
     loss = nearfar.losses.create("normalized_softmax", classes=3, dim=4)
-    assert loss.proxy_labels.tolist() == [0, 1, 2]
+    assert loss.class_labels.tolist() == [0, 1, 2]
     assert loss.proxies.shape == (3, 4)
 
 
@@ -100,7 +100,7 @@ def test_call_refuses():
     x, labels = batch(3, 2, 6)
     loss = create(labels)
     with pytest.raises(
-        NearfarError, match="label 3 has no proxy; normalized_softmax was created for 3 classes"
+        NearfarError, match="label 3 is not among the 3 classes that normalized_softmax was created for"
     ):
         loss(x, labels + 1)
     with pytest.raises(NearfarError, match="call it without candidates"):

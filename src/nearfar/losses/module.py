@@ -14,8 +14,8 @@ from nearfar.losses.registry import registry
 from nearfar.losses.terms import Reduction, Statistics, Terms
 from nearfar.mining import Rule
 from nearfar.mining import create as create_rule
-from nearfar.pairs import Pairs
-from nearfar.similarity import Measure, choose
+from nearfar.pairs import Labels, Pairs
+from nearfar.similarity import Measure, Relevance, check_backend
 
 
 class Loss(nn.Module):
@@ -25,10 +25,11 @@ class Loss(nn.Module):
         name: the loss function's name.
         settings: its hyper-parameters, defaults included.
         proxies: learned vectors [class, dim] that embeddings are compared with, or None.
+        learned: settings that are trained with the network, by name; [class] where one was asked for each.
         last: statistics of the last batch, or None before the first.
     """
 
-    proxy_labels: Tensor
+    class_labels: Tensor | None
 
     def __init__(
         self,
@@ -41,11 +42,13 @@ class Loss(nn.Module):
         backend: str,
         across_ranks: bool,
         proxies: Float[Tensor, "class dim"] | None = None,
-        proxy_labels: Int[Tensor, " class"] | None = None,
+        learned: Mapping[str, Tensor] | None = None,
+        class_labels: Int[Tensor, " class"] | None = None,
     ) -> None:
         super().__init__()
         self.proxies = None if proxies is None else nn.Parameter(proxies)
-        self.register_buffer("proxy_labels", proxy_labels)
+        self.learned: Mapping[str, Tensor] = nn.ParameterDict(learned) if learned else {}
+        self.register_buffer("class_labels", class_labels)
         self.name = name
         self.settings = dict(settings)
         self.mining = mining
@@ -60,9 +63,9 @@ class Loss(nn.Module):
     def forward(
         self,
         embeddings: Float[Tensor, "n dim"],
-        labels: Int[Tensor, " n"],
+        labels: Labels,
         candidates: Float[Tensor, "m dim"] | None = None,
-        candidate_labels: Int[Tensor, " m"] | None = None,
+        candidate_labels: Int[Tensor, " m"] | Int[Tensor, "m tag"] | None = None,
         *,
         weights: Float[Tensor, " n"] | None = None,
         ids: Int[Tensor, " n"] | None = None,
@@ -73,7 +76,8 @@ class Loss(nn.Module):
         Args:
             embeddings: one row per item, any length (normalised here for the cosine). Half precision is
                 computed in float32.
-            labels: class of each row; rows of equal label are positives.
+            labels: class of each row (rows of equal label are positives), tags as multi-hot rows (a shared
+                tag makes a positive), or ``Relevance``.
             candidates, candidate_labels: what to compare with instead of the batch itself.
             weights: how much each anchor counts (>= 0).
             ids, candidate_ids: two rows with the same id are never compared.
@@ -84,44 +88,32 @@ class Loss(nn.Module):
         Raises:
             NearfarError: if shapes or types do not fit.
         """
-        if (candidates is None) != (candidate_labels is None):
+        if (candidates is None) != (candidate_labels is None) and not isinstance(labels, Relevance):
             raise NearfarError("candidates and candidate_labels go together; give both or neither.")
         if self.across_ranks and _ranks() > 1:
             raise NearfarError(
                 f"{_ranks()} ranks are running, and losses across ranks are not built yet; "
                 "create the loss with across_ranks=False to compare within each rank."
             )
+        classes = self._classes(labels)
         if self.proxies is not None:
-            candidates, candidate_labels = self._proxies(labels, candidates)
-            ids = None
+            if candidates is not None:
+                raise NearfarError(f"{self.name} compares with its own proxies; call it without candidates.")
+            candidates, candidate_labels, ids = self.proxies, self.class_labels, None
         if candidates is None and candidate_ids is not None:
             raise NearfarError("candidate_ids needs candidates; within a batch, ids is enough.")
-        check_embeddings(embeddings, labels, "embeddings", "labels")
-        if weights is not None and weights.shape != labels.shape:
+        n = check_embeddings(embeddings, "embeddings")
+        if weights is not None and weights.shape != (n,):
             raise NearfarError(
-                f"weights has shape {list(weights.shape)} but labels has {list(labels.shape)}; "
+                f"weights has shape {list(weights.shape)} but there are {n} embeddings; "
                 "give one weight for each anchor."
             )
         with torch.autocast(embeddings.device.type, enabled=False):
-            if candidates is None or candidate_labels is None:
-                pairs = Pairs.within(
-                    embeddings, labels, ids=ids, similarity=self.similarity, backend=self.backend
-                )
-            else:
-                pairs = Pairs.between(
-                    embeddings,
-                    labels,
-                    candidates,
-                    candidate_labels,
-                    ids=ids,
-                    candidate_ids=candidate_ids,
-                    similarity=self.similarity,
-                    backend=self.backend,
-                )
-            self._warn_without_positives(pairs, labels)
-            terms = self._terms(pairs if self.mining is None else self.mining(pairs))
-            self.last = Statistics(_detached(terms), pairs.detach(), self.mining is not None)
-            value = terms.reduce(self.reduction, weights)
+            pairs = self._pairs(embeddings, labels, candidates, candidate_labels, ids, candidate_ids)
+            self._warn_without_positives(pairs)
+            parts = self._terms(pairs if self.mining is None else self.mining(pairs), classes)
+            self.last = Statistics(_detached(parts), pairs.detach(), self.mining is not None)
+            value = torch.stack([part.reduce(self.reduction, weights) for part in parts]).sum(0)
         return value.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def extra_repr(self) -> str:
@@ -130,34 +122,69 @@ class Loss(nn.Module):
         shown |= {"reduction": self.reduction, "backend": self.backend}
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
 
-    def _proxies(self, labels: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the candidates of a loss with proxies, where each label has one."""
-        if candidates is not None:
-            raise NearfarError(f"{self.name} compares with its own proxies; call it without candidates.")
-        unknown = labels[~torch.isin(labels, self.proxy_labels)]
+    def _pairs(
+        self,
+        embeddings: Tensor,
+        labels: Labels,
+        candidates: Tensor | None,
+        candidate_labels: Tensor | None,
+        ids: Tensor | None,
+        candidate_ids: Tensor | None,
+    ) -> Pairs:
+        measure = self.similarity
+        if self._entry.view is not None:
+            embeddings, measure = self._entry.view(embeddings, self.similarity)
+            if candidates is not None:
+                candidates, _ = self._entry.view(candidates, self.similarity)
+        if candidates is None:
+            return Pairs.within(embeddings, labels, ids=ids, similarity=measure, backend=self.backend)
+        return Pairs.between(
+            embeddings,
+            labels,
+            candidates,
+            candidate_labels,
+            ids=ids,
+            candidate_ids=candidate_ids,
+            similarity=measure,
+            backend=self.backend,
+        )
+
+    def _classes(self, labels: Labels) -> Tensor | None:
+        """Return the place of each label among the classes the loss was created for, if it was for some."""
+        if self.class_labels is None:
+            return None
+        if not isinstance(labels, Tensor) or labels.ndim != 1:
+            raise NearfarError(f"{self.name} was created with classes=…, so that labels must be classes [n].")
+        place = torch.searchsorted(self.class_labels, labels).clamp_max(len(self.class_labels) - 1)
+        unknown = labels[self.class_labels[place] != labels]
         if len(unknown):
             raise NearfarError(
-                f"label {int(unknown[0])} has no proxy; {self.name} was created for "
-                f"{len(self.proxy_labels)} classes. Give all labels of the training set as classes=…"
+                f"label {int(unknown[0])} is not among the {len(self.class_labels)} classes that {self.name} "
+                "was created for. Give all labels of the training set as classes=…"
             )
-        assert self.proxies is not None
-        return self.proxies, self.proxy_labels
+        return place
 
-    def _terms(self, pairs: Pairs) -> Terms:
-        value = self._entry.function(pairs, **self.settings)
-        if isinstance(value, Terms):
+    def _terms(self, pairs: Pairs, classes: Tensor | None) -> tuple[Terms, ...]:
+        learned = {
+            name: value[classes] if value.ndim and classes is not None else value
+            for name, value in self.learned.items()
+        }
+        value = self._entry.function(pairs, **{**self.settings, **learned})
+        if isinstance(value, tuple):
             return value
+        if isinstance(value, Terms):
+            return (value,)
         valid = pairs.positive_count > 0
         if self._entry.needs == "either":
             valid = valid | (value != 0)
-        return Terms(total=value, count=valid.to(value), active=(value != 0).to(value))
+        return (Terms(total=value, count=valid.to(value), active=(value != 0).to(value)),)
 
-    def _warn_without_positives(self, pairs: Pairs, labels: Tensor) -> None:
-        if self._warned or len(pairs.positives.anchor):
+    def _warn_without_positives(self, pairs: Pairs) -> None:
+        if self._warned or len(pairs.listed.anchor):
             return
         self._warned = True
         warnings.warn(
-            f"this batch has no positive pair: its {len(labels)} labels all differ from those they are "
+            f"this batch has no positive pair: its {len(pairs)} labels all differ from those they are "
             "compared with. Set batch.images_per_class to 2 or more.",
             stacklevel=3,
         )
@@ -173,6 +200,7 @@ def create(
     across_ranks: bool = True,
     classes: int | Sequence[int] | Int[Tensor, " n"] | None = None,
     dim: int | None = None,
+    learn: bool = True,
     **settings: Any,
 ) -> Loss:
     """Create a loss by name.
@@ -184,11 +212,12 @@ def create(
         similarity: "cosine" (embeddings are normalised here), "dot", "euclidean" or "squared_euclidean".
         reduction: "mean", "mean_valid", "mean_terms", "mean_active", "sum", "none", or None for the paper's
             own; see ``Terms.reduce``.
-        backend: what computes it: "auto", "dense" or "reference".
+        backend: what computes it: "auto", "tiled", "dense" or "reference".
         across_ranks: compare with the embeddings of all ranks, where torch.distributed is initialised.
-        classes: for a loss with proxies, the labels of the training set (repeats are fine), or their count
-            when they are 0, 1, 2, …
+        classes: for a loss with something learned for each class, the labels of the training set (repeats
+            are fine), or their count when they are 0, 1, 2, …
         dim: for a loss with proxies, the dimension of the embeddings.
+        learn: train what the paper trains with the network (``loss.learned``), or leave it as given.
         **settings: the loss's own hyper-parameters; see ``nearfar.losses.describe(name)``.
 
     Raises:
@@ -203,11 +232,12 @@ def create(
             raise NearfarError(
                 f"{word} {value!r} is not one of {', '.join(options)}.{suggest(str(value), options)}"
             )
-    choose(backend)
+    check_backend(backend)
     complete = registry.complete(name, settings)
     rule = create_rule(mining, shared=complete)
-    proxies, proxy_labels = _create_proxies(name, classes, dim)
-    own = registry[name].reduction
+    entry = registry[name]
+    class_labels = None if classes is None else _class_labels(name, classes)
+    own = entry.reduction
     if own == "mean_active" and rule is not None:
         own = "mean_terms"  # what a rule has chosen is averaged whole, as in Hermans et al. and FaceNet
     return Loss(
@@ -218,30 +248,41 @@ def create(
         reduction=own if reduction is None else reduction,
         backend=backend,
         across_ranks=across_ranks,
-        proxies=proxies,
-        proxy_labels=proxy_labels,
+        proxies=_create_proxies(name, class_labels, dim) if entry.proxies else None,
+        learned={key: _learnable(complete[key], class_labels) for key in entry.learned} if learn else None,
+        class_labels=class_labels,
     )
 
 
-def _create_proxies(
-    name: str, classes: int | Sequence[int] | Tensor | None, dim: int | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Draw one proxy of about unit length for each class, or none for a loss that has none."""
-    if not registry[name].proxies:
-        return None, None
-    if classes is None or dim is None:
+def _class_labels(name: str, classes: int | Sequence[int] | Tensor) -> Tensor:
+    labels = torch.arange(classes) if isinstance(classes, int) else torch.as_tensor(classes).unique()
+    if len(labels) < 2:
+        raise NearfarError(f"{name} needs two classes or more; got {len(labels)}.")
+    return labels.long()
+
+
+def _learnable(value: float, class_labels: Tensor | None) -> nn.Parameter:
+    start = torch.tensor(float(value))
+    return nn.Parameter(start if class_labels is None else start.repeat(len(class_labels)))
+
+
+def _create_proxies(name: str, class_labels: Tensor | None, dim: int | None) -> Tensor:
+    """Draw one proxy of about unit length for each class."""
+    if class_labels is None or dim is None:
         raise NearfarError(
             f"{name} learns a proxy for each class; create it with classes=… (the training labels, or how "
             "many there are) and dim=… (of the embeddings)."
         )
-    labels = torch.arange(classes) if isinstance(classes, int) else torch.as_tensor(classes).unique()
-    if len(labels) < 2:
-        raise NearfarError(f"{name} needs two classes or more; got {len(labels)}.")
-    return torch.randn(len(labels), dim) / dim**0.5, labels.long()
+    return torch.randn(len(class_labels), dim) / dim**0.5
 
 
-def _detached(terms: Terms) -> Terms:
-    return Terms(terms.total.detach(), terms.count.detach(), terms.active.detach())
+def _detached(parts: tuple[Terms, ...]) -> Terms:
+    return Terms(
+        *(
+            sum((getattr(part, field).detach() for part in parts[1:]), getattr(parts[0], field).detach())
+            for field in ("total", "count", "active")
+        )
+    )
 
 
 def _ranks() -> int:

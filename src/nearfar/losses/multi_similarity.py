@@ -36,6 +36,6 @@ def multi_similarity(
     if alpha <= 0 or beta <= 0:
         raise NearfarError(f"alpha and beta must be positive; got alpha={alpha}, beta={beta}.")
     # log(1 + Σ e^x) = softplus(logsumexp x): stable, and 0 for an empty sum.
-    pull = softplus(pairs.per_anchor(-alpha * (pairs.positives.similarity - base), "logsumexp")) / alpha
     (push,) = pairs.stream(LogSumExp(scale=beta, shift=base))
+    pull = softplus(pairs.per_anchor(-alpha * (pairs.positives.similarity - base), "logsumexp")) / alpha
     return pull + softplus(push) / beta

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from nearfar.losses.terms import Reduction, Terms
 from nearfar.registered import Registry
+from nearfar.similarity import Measure
 
-Formula = Callable[..., Tensor | Terms]
+Formula = Callable[..., Tensor | Terms | tuple[Terms, ...]]
 Needs = Literal["positive", "either"]
+View = Callable[[Tensor, Measure], tuple[Tensor, Measure]]
+"""(embeddings [n, dim], similarity asked for) -> (vectors to compare, measure to compare them with)"""
 
 
 @dataclass(frozen=True)
@@ -19,16 +22,21 @@ class LossEntry:
     """A loss function and what its paper says about averaging.
 
     Attributes:
-        function: ``function(pairs, **settings)``, one value (or ``Terms``) per anchor.
+        function: ``function(pairs, **settings)``, one value (or ``Terms``) per anchor, or several ``Terms``
+            that are averaged each for itself and added.
         reduction: the paper's own, used when none is asked for.
         needs: what an anchor must have for its value to mean something.
         proxies: whether the candidates are learned vectors, one for each class, instead of the batch.
+        learned: settings that the paper learns with the network.
+        view: what is compared, where it is not the embeddings by the similarity asked for.
     """
 
     function: Formula
     reduction: Reduction
     needs: Needs
     proxies: bool
+    learned: tuple[str, ...]
+    view: View | None
 
 
 registry: Registry[LossEntry] = Registry("loss")
@@ -38,7 +46,12 @@ registry: Registry[LossEntry] = Registry("loss")
 def register_loss(function: Formula) -> Formula: ...
 @overload
 def register_loss(
-    *, reduction: Reduction = ..., needs: Needs = ..., proxies: bool = ...
+    *,
+    reduction: Reduction = ...,
+    needs: Needs = ...,
+    proxies: bool = ...,
+    learned: tuple[str, ...] = ...,
+    view: View | None = ...,
 ) -> Callable[[Formula], Formula]: ...
 def register_loss(
     function: Formula | None = None,
@@ -46,6 +59,8 @@ def register_loss(
     reduction: Reduction = "mean",
     needs: Needs = "either",
     proxies: bool = False,
+    learned: tuple[str, ...] = (),
+    view: View | None = None,
 ) -> Formula | Callable[[Formula], Formula]:
     """Register a loss under the name of its function.
 
@@ -54,13 +69,16 @@ def register_loss(
         needs: "positive" when an anchor without a positive has nothing to learn, "either" when a positive
             or a negative is enough.
         proxies: compare with learned vectors, one for each class, instead of the batch.
+        learned: settings that the paper learns with the network: the function gets them as tensors.
+        view: compare something else than the embeddings by the similarity asked for, such as
+            ``distances``.
 
     Raises:
         NearfarError: if the name is taken.
     """
 
     def register(function: Formula) -> Formula:
-        registry.add(function, LossEntry(function, reduction, needs, proxies))
+        registry.add(function, LossEntry(function, reduction, needs, proxies, learned, view))
         return function
 
     return register if function is None else register(function)

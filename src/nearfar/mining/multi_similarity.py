@@ -1,7 +1,7 @@
 """Multi-similarity mining: pairs that break the order of an anchor's hardest pair of the other kind."""
 
 from nearfar.mining.registry import register_rule
-from nearfar.pairs import Pairs
+from nearfar.pairs import Against, Pairs
 from nearfar.similarity import Max
 
 
@@ -21,9 +21,9 @@ def multi_similarity(pairs: Pairs, *, epsilon: float = 0.1) -> Pairs:
     Reference:
         Wang et al., CVPR 2019, eq. 7 and 8. https://arxiv.org/abs/1904.06627
     """
-    s = pairs.positives.similarity.detach()
-    (nearest,) = pairs.stream(Max())
+    s, anchor = pairs.positives.similarity.detach(), pairs.positives.anchor
+    # Of the negatives that are kept the nearest is the nearest of all; where none is kept, no positive is.
     return pairs.narrow(
-        positives=s - epsilon < nearest.detach()[pairs.positives.anchor],
+        positives=Against(Max(), lambda nearest: s - epsilon < nearest[anchor]),
         above=pairs.per_anchor(s, "min") - epsilon,
     )

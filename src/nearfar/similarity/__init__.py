@@ -1,7 +1,9 @@
 """The arithmetic of comparisons, on plain tensors: who meets whom, how near, reduced how, computed where."""
 
-from nearfar.similarity.block import Block, Measure
-from nearfar.similarity.choose import Backend, choose
+from nearfar.similarity.block import Block
+from nearfar.similarity.choose import check_backend, choose
+from nearfar.similarity.labels import Listed, Relevance, SameClass, SharedTag
+from nearfar.similarity.measure import Measure, between
 from nearfar.similarity.reductions import (
     ArgMax,
     Count,
@@ -9,29 +11,44 @@ from nearfar.similarity.reductions import (
     LogSumExp,
     Max,
     Min,
+    OrderStatistic,
     Reduction,
+    Sample,
+    SigmoidSquareSum,
+    SoftMean,
     SoftplusSum,
     SquaredHingeSum,
     Sum,
+    TopK,
 )
 from nearfar.similarity.relation import Relation
 from nearfar.similarity.stable import normalize, softplus
 
 __all__ = [
     "ArgMax",
-    "Backend",
     "Block",
     "Count",
     "HingeSum",
+    "Listed",
     "LogSumExp",
     "Max",
     "Measure",
     "Min",
+    "OrderStatistic",
     "Reduction",
     "Relation",
+    "Relevance",
+    "SameClass",
+    "Sample",
+    "SharedTag",
+    "SigmoidSquareSum",
+    "SoftMean",
     "SoftplusSum",
     "SquaredHingeSum",
     "Sum",
+    "TopK",
+    "between",
+    "check_backend",
     "choose",
     "normalize",
     "softplus",

@@ -1,54 +1,64 @@
-"""Anchors against candidates: the tensors that a backend computes on."""
+"""Two sets of vectors and who meets whom: what every backend is asked for."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.similarity.interval import Interval
+from nearfar.similarity.measure import Measure
+from nearfar.similarity.reductions import Reduction
 from nearfar.similarity.relation import Relation
 
-Measure = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 
+class Block(Protocol):
+    """Anchors against candidates, as one backend computes them.
 
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Two sets of vectors, the measure between them, and who may be compared with whom.
-
-    Similarity is always larger for nearer: the Euclidean measures give the *negated* distance. Vectors of
-    a cosine block are unit length already, so that its similarity is the plain product.
+    Similarity is always larger for nearer: the Euclidean measures give the negated distance.
     """
 
-    anchors: Float[Tensor, "anchor dim"]
-    candidates: Float[Tensor, "candidate dim"]
     measure: Measure
     relation: Relation
 
-    def between(self, rows: Tensor, columns: Tensor) -> Float[Tensor, "row column"]:
-        """Similarity of each row with each column.
+    @property
+    def anchors(self) -> Float[Tensor, "anchor dim"]:
+        """The anchors' vectors as they are compared (unit length for the cosine), in the order given."""
+        ...
 
-        Distances are taken from the differences x - y: |x|² + |y|² - 2 <x, y> loses all digits of a near
-        pair. The subgradient at distance 0 is 0.
-        """
-        if self.measure in ("cosine", "dot"):
-            return rows @ columns.mT
-        distance = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
-        return -distance if self.measure == "euclidean" else -distance.square()
+    @property
+    def candidates(self) -> Float[Tensor, "candidate dim"]:
+        """The candidates' vectors as they are compared, in the order given."""
+        ...
+
+    def positives(
+        self, anchor: Int[Tensor, " pair"], candidate: Int[Tensor, " pair"]
+    ) -> Float[Tensor, " pair"]:
+        """Return the similarity of the positive pairs listed, differentiable."""
+        ...
 
     def at(self, anchor: Int[Tensor, " pair"], candidate: Int[Tensor, " pair"]) -> Float[Tensor, " pair"]:
-        """Similarity of single pairs. It gathers both rows of each pair: for a few pairs per anchor."""
-        x, y = self.anchors[anchor], self.candidates[candidate]
-        if self.measure in ("cosine", "dot"):
-            return (x * y).sum(1)
-        square = (x - y).square().sum(1)
-        if self.measure == "squared_euclidean":
-            return -square
-        apart = square > 0
-        return -torch.where(apart, square, 1.0).sqrt() * apart
+        """Return the similarity of any pairs, differentiable; for a few pairs per anchor."""
+        ...
 
-    @cached_property
-    def matrix(self) -> Float[Tensor, "anchor candidate"]:
-        """All similarities, kept for the small batches of the dense backend."""
-        return self.between(self.anchors, self.candidates)
+    def stream(
+        self, interval: Interval, owners: Int[Tensor, " positive"], reductions: Sequence[Reduction]
+    ) -> tuple[Tensor, ...]:
+        """Reduce each anchor's negatives that lie in ``interval``, in one pass for all ``reductions``.
+
+        Args:
+            owners: the anchor of each positive pair, for reductions ``per="positive"``.
+
+        Returns:
+            One tensor per reduction, [anchor], [positive] or [candidate], differentiable in the vectors and
+            in thresholds that carry gradient.
+        """
+        ...
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Block":
+        """Return the same comparisons of changed vectors; ``change`` works row by row."""
+        ...
+
+
+Build = Callable[[Tensor, Tensor, Measure, Relation], Block]
+"""(anchors, candidates, measure, relation) -> block; the very same tensor twice is a batch against itself."""

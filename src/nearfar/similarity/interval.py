@@ -20,6 +20,9 @@ class Interval:
     above: Float[Tensor, " anchor"] | None = None
     below: Float[Tensor, " anchor"] | None = None
 
+    def __bool__(self) -> bool:
+        return self.above is not None or self.below is not None
+
     def intersect(self, other: "Interval") -> "Interval":
         """Return the similarities that lie in both."""
         return Interval(

@@ -1,34 +1,60 @@
 """What a loss may ask about an anchor's negatives: the reductions, as descriptions.
 
 A reduction says *what* is computed; a backend knows *how*. With N_i the negatives of anchor i and s_ij the
-similarity, each gives one value per anchor, or, with ``per="positive"``, one per positive pair p = (i, j),
-whose threshold t_p may differ from pair to pair and may carry gradient:
+similarity, each gives one value per anchor:
 
-    LogSumExp(a, b)      log Σ_{j∈N_i} exp(a (s_ij - b))
-    Max, Min             the largest, smallest s_ij;  Max(below=t): the largest s_ij < t
-    ArgMax               the candidate that Max found, -1 where there is none (no gradient)
-    Sum, Count           Σ s_ij and |N_i|;  Count(above=t): how many s_ij > t
-    HingeSum(t)          Σ max(0, s_ij - t)
-    SquaredHingeSum(t)   Σ max(0, s_ij - t)²
-    SoftplusSum(t, a)    Σ log(1 + exp(a (s_ij - t))) / a
+    LogSumExp(a, b)             log Σ_{j∈N_i} exp(a (s_ij - b))
+    SoftMean(a)                 Σ_{j∈N_i} p_ij s_ij  with  p_ij = softmax_j(a s_ij)
+    Max, Min                    the largest, smallest s_ij;  Max(below=t): the largest s_ij < t
+    ArgMax                      the candidate that Max found, -1 where there is none (no gradient)
+    TopK(k)                     the k candidates of largest s_ij, nearest first, -1 for none: [n, k]
+    Sum, Count                  Σ s_ij and |N_i|;  Count(above=t): how many s_ij > t
+    HingeSum(t)                 Σ max(0, s_ij - t)
+    SquaredHingeSum(t)          Σ max(0, s_ij - t)²
+    SoftplusSum(t, a)           Σ log(1 + exp(a (s_ij - t))) / a
+    SigmoidSquareSum(t, a)      Σ σ(a (s_ij - t))²
+    OrderStatistic(r)           the r-th largest s_ij, of each anchor or of the whole batch (no gradient)
+    Sample(w, k)                k candidates drawn with replacement, with weights exp w(s_ij): [n, k]
 
-An anchor without negatives gives 0 for sums and counts, -inf for LogSumExp and Max, +inf for Min.
+With ``per="positive"`` there is one value for each positive pair p = (i, j), whose threshold t_p may differ
+from pair to pair. With ``per="candidate"`` there is one for each candidate, over the anchors that it is a
+negative of. Thresholds may carry gradient.
+
+A row without negatives gives 0 for sums, counts and means, -inf for LogSumExp, Max and OrderStatistic, +inf
+for Min.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
 from torch import Tensor
 
-Per = Literal["anchor", "positive"]
+Per = Literal["anchor", "positive", "candidate"]
 Threshold = float | Tensor
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LogSumExp:
+    """log Σ e^z with z = a (s - b), or z = a max(0, s - f) (s - b) where a floor f is given.
+
+    ``frozen`` takes the factor max(0, s - f) as a constant for the gradient.
+    """
+
     scale: float
     shift: float = 0.0
+    floor: float | None = None
+    frozen: bool = False
+    per: Per = "anchor"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SoftMean:
+    """``frozen`` takes the weights p as constants for the gradient."""
+
+    scale: float
+    frozen: bool = False
     per: Per = "anchor"
 
 
@@ -41,6 +67,12 @@ class Max:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ArgMax:
     below: Threshold = inf
+    per: Per = "anchor"
+
+
+@dataclass(frozen=True, eq=False)
+class TopK:
+    k: int
     per: Per = "anchor"
 
 
@@ -79,13 +111,61 @@ class SoftplusSum:
     per: Per = "anchor"
 
 
-Reduction = LogSumExp | Max | ArgMax | Min | Sum | Count | HingeSum | SquaredHingeSum | SoftplusSum
+@dataclass(frozen=True, eq=False)
+class SigmoidSquareSum:
+    threshold: Threshold
+    scale: float = 1.0
+    per: Per = "anchor"
+
+
+@dataclass(frozen=True, eq=False)
+class OrderStatistic:
+    """``rank`` is 1 for the largest: one number, or one for each anchor.
+
+    A rank below 1 or beyond the number of negatives gives +inf or -inf. ``over="batch"`` ranks the negatives
+    of all anchors together; every anchor gets the same value.
+    """
+
+    rank: int | Tensor
+    over: Literal["anchor", "batch"] = "anchor"
+    per: Per = "anchor"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """``log_weight(s)`` is an elementwise function of similarities; -inf is never drawn.
+
+    ``uniform`` [anchor, k] in [0, 1) are the draws: candidate c is taken where Σ_{j<c} w_j <= u Σ_j w_j. An
+    anchor whose weights are all zero draws uniformly among its negatives.
+    """
+
+    log_weight: Callable[[Tensor], Tensor]
+    uniform: Tensor
+    per: Per = "anchor"
+
+
+Reduction = (
+    LogSumExp
+    | SoftMean
+    | Max
+    | ArgMax
+    | TopK
+    | Min
+    | Sum
+    | Count
+    | HingeSum
+    | SquaredHingeSum
+    | SoftplusSum
+    | SigmoidSquareSum
+    | OrderStatistic
+    | Sample
+)
 
 
 def threshold_of(reduction: Reduction) -> Threshold:
     """Return the value a reduction compares similarities with; 0 where it compares with none."""
     match reduction:
-        case HingeSum() | SquaredHingeSum() | SoftplusSum():
+        case HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSquareSum():
             return reduction.threshold
         case Max() | ArgMax():
             return reduction.below

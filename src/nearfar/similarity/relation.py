@@ -1,48 +1,57 @@
 """Who is a positive, who is a negative and who is never compared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from nearfar.similarity.labels import Kinship, PairList, matches
+
 
 @dataclass(frozen=True, eq=False)
 class Relation:
-    """Labels of both sides, and which comparisons are left out.
+    """What each comparison of an anchor with a candidate is.
 
-    A candidate is a positive of an anchor when their labels are equal and a negative when they differ,
-    unless the pair is excluded: the candidate is the anchor itself, or both carry the same id.
+    A pair is never compared when the candidate is the anchor itself or both carry the same id. Otherwise it
+    is a positive when both are of one kind (``kinship``), and a negative when they are not.
 
     Attributes:
-        anchors: label of each anchor.
-        candidates: label of each candidate.
+        kinship: who is of a kind with whom.
         own: the candidate that IS the anchor, or -1; None when no anchor is among the candidates.
         anchor_ids: id of each anchor, or None.
         candidate_ids: id of each candidate, or None.
     """
 
-    anchors: Int[Tensor, " anchor"]
-    candidates: Int[Tensor, " candidate"]
+    kinship: Kinship
     own: Int[Tensor, " anchor"] | None = None
     anchor_ids: Int[Tensor, " anchor"] | None = None
     candidate_ids: Int[Tensor, " candidate"] | None = None
 
-    def positives(self) -> tuple[Int[Tensor, " positive"], Int[Tensor, " positive"]]:
+    def positives(self) -> PairList:
         """List the positive pairs (anchor, candidate), ordered by anchor, then by candidate."""
-        by_label = torch.argsort(self.candidates, stable=True)
-        ordered = self.candidates[by_label]
-        first = torch.searchsorted(ordered, self.anchors)
-        count = torch.searchsorted(ordered, self.anchors, right=True) - first
-        anchor = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-        place = torch.arange(len(anchor), device=count.device) - (count.cumsum(0) - count)[anchor]
-        candidate = by_label[first[anchor] + place]
-        kept = ~self._excluded(anchor, candidate)
-        return anchor[kept], candidate[kept]
+        anchor, candidate = self.kinship.pairs()
+        out = torch.zeros_like(anchor, dtype=torch.bool)
+        if self.own is not None:
+            out |= self.own[anchor] == candidate
+        if self.anchor_ids is not None and self.candidate_ids is not None:
+            out |= self.anchor_ids[anchor] == self.candidate_ids[candidate]
+        return anchor[~out], candidate[~out]
+
+    def not_negative(self) -> PairList:
+        """List every pair that is no negative: of one kind or never compared. A pair may come twice."""
+        lists = [self.kinship.pairs()]
+        if self.own is not None:
+            anchor = torch.nonzero(self.own >= 0).squeeze(1)
+            lists.append((anchor, self.own[anchor]))
+        if self.anchor_ids is not None and self.candidate_ids is not None:
+            lists.append(matches(self.anchor_ids, self.candidate_ids))
+        anchors, candidates = zip(*lists, strict=True)
+        return torch.cat(anchors), torch.cat(candidates)
 
     def negative(self, rows: Int[Tensor, " row"]) -> Bool[Tensor, "row candidate"]:
         """Say for each of the anchors in ``rows`` which candidates are its negatives."""
-        mask = self.anchors[rows, None] != self.candidates[None, :]
+        mask = ~self.kinship.mask(rows)
         if self.own is not None:
             own = self.own[rows]
             there = torch.nonzero(own >= 0).squeeze(1)
@@ -51,10 +60,11 @@ class Relation:
             mask &= self.anchor_ids[rows, None] != self.candidate_ids[None, :]
         return mask
 
-    def _excluded(self, anchor: Tensor, candidate: Tensor) -> Tensor:
-        out = torch.zeros_like(anchor, dtype=torch.bool)
-        if self.own is not None:
-            out |= self.own[anchor] == candidate
-        if self.anchor_ids is not None and self.candidate_ids is not None:
-            out |= self.anchor_ids[anchor] == self.candidate_ids[candidate]
-        return out
+    def take(self, rows: Int[Tensor, " row"]) -> "Relation":
+        """Keep only some of the anchors."""
+        return replace(
+            self,
+            kinship=self.kinship.take(rows),
+            own=None if self.own is None else self.own[rows],
+            anchor_ids=None if self.anchor_ids is None else self.anchor_ids[rows],
+        )

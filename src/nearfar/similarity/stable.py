@@ -30,3 +30,8 @@ def logsumexp(x: Float[Tensor, "n m"], keep: Tensor) -> Float[Tensor, " n"]:
     some = keep.any(1)
     x = x.masked_fill(~keep, -torch.inf).masked_fill(~some[:, None], 0.0)
     return torch.logsumexp(x, 1).masked_fill(~some, -torch.inf)
+
+
+def full_precision(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Half precision as float32; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

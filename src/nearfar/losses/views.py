@@ -1,0 +1,12 @@
+"""What a loss compares, where its paper is not written on the similarity itself."""
+
+from torch import Tensor
+
+from nearfar.similarity import Measure, normalize
+from nearfar.similarity.stable import full_precision
+
+
+def distances(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]:
+    """Compare by the distance D itself: s = -D, of unit vectors for the cosine."""
+    x = full_precision(embeddings)
+    return (normalize(x) if similarity == "cosine" else x), "euclidean"

@@ -1,0 +1,166 @@
+"""Who is of a kind with whom: by class, by shared tags, or by a list of pairs."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+PairList = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Positives given one by one, for data without classes: pass it where labels are asked for.
+
+    Attributes:
+        pairs: rows [k, 2], (anchor, candidate). Within one batch a pair counts in both directions; every
+            comparison that is not listed is a negative.
+    """
+
+    pairs: Int[Tensor, "k 2"]
+
+
+class Kinship(Protocol):
+    """Which pairs are of one kind, before exclusions."""
+
+    def count(self) -> int:
+        """How many pairs there are, without listing them."""
+        ...
+
+    def pairs(self) -> PairList:
+        """List the pairs (anchor, candidate), ordered by anchor, then by candidate."""
+        ...
+
+    def mask(self, rows: Int[Tensor, " row"]) -> Bool[Tensor, "row candidate"]:
+        """Say for each of the anchors in ``rows`` which candidates are of its kind."""
+        ...
+
+    def order(self) -> tuple[Int[Tensor, " anchor"], Int[Tensor, " candidate"]]:
+        """Order anchors and candidates so that pairs lie close together."""
+        ...
+
+    def take(self, rows: Int[Tensor, " row"]) -> "Kinship":
+        """Keep only some of the anchors."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SameClass:
+    """Pairs of equal label."""
+
+    anchors: Int[Tensor, " anchor"]
+    candidates: Int[Tensor, " candidate"]
+
+    def count(self) -> int:
+        return int(self._range()[1].sum())
+
+    def pairs(self) -> PairList:
+        by_label = torch.argsort(self.candidates, stable=True)
+        first, count = self._range()
+        anchor = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+        place = torch.arange(len(anchor), device=count.device) - (count.cumsum(0) - count)[anchor]
+        return anchor, by_label[first[anchor] + place]
+
+    def mask(self, rows: Tensor) -> Tensor:
+        return self.anchors[rows, None] == self.candidates[None, :]
+
+    def order(self) -> tuple[Tensor, Tensor]:
+        return torch.argsort(self.anchors, stable=True), torch.argsort(self.candidates, stable=True)
+
+    def take(self, rows: Tensor) -> "SameClass":
+        return SameClass(self.anchors[rows], self.candidates)
+
+    def _range(self) -> tuple[Tensor, Tensor]:
+        """Where each anchor's class starts among the sorted candidates, and how many it has."""
+        ordered = self.candidates.sort().values
+        first = torch.searchsorted(ordered, self.anchors)
+        return first, torch.searchsorted(ordered, self.anchors, right=True) - first
+
+
+@dataclass(frozen=True, eq=False)
+class SharedTag:
+    """Pairs that share a tag; labels are multi-hot rows."""
+
+    anchors: Bool[Tensor, "anchor tag"]
+    candidates: Bool[Tensor, "candidate tag"]
+
+    def count(self) -> int:
+        return sum(int(self.mask(rows).sum()) for rows in self._chunks())
+
+    def pairs(self) -> PairList:
+        found = []
+        for rows in self._chunks():
+            row, candidate = torch.nonzero(self.mask(rows), as_tuple=True)
+            found.append(torch.stack([rows[row], candidate]))
+        anchor, candidate = torch.cat(found, 1) if found else self.anchors.new_zeros((2, 0), dtype=torch.long)
+        return anchor, candidate
+
+    def mask(self, rows: Tensor) -> Tensor:
+        return self.anchors[rows].float() @ self.candidates.float().mT > 0.5
+
+    def order(self) -> tuple[Tensor, Tensor]:
+        """Order by the first tag; multi-hot rows have no order that keeps all pairs close."""
+        return torch.argsort(_first_tag(self.anchors), stable=True), torch.argsort(
+            _first_tag(self.candidates), stable=True
+        )
+
+    def take(self, rows: Tensor) -> "SharedTag":
+        return SharedTag(self.anchors[rows], self.candidates)
+
+    def _chunks(self) -> tuple[Tensor, ...]:
+        size = max(1, 2**22 // max(1, len(self.candidates)))
+        rows = torch.arange(len(self.anchors), device=self.anchors.device)
+        return rows.split(size) if len(rows) else ()
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """Pairs from a list, without repeats, ordered by anchor."""
+
+    anchor: Int[Tensor, " pair"]
+    candidate: Int[Tensor, " pair"]
+    anchors: int
+    candidates: int
+
+    @classmethod
+    def of(cls, pairs: Int[Tensor, "k 2"], anchors: int, candidates: int) -> "Listed":
+        """Sort a list of pairs and drop its repeats."""
+        key = torch.unique(pairs[:, 0].long() * candidates + pairs[:, 1].long())
+        return cls(key // max(1, candidates), key % max(1, candidates), anchors, candidates)
+
+    def count(self) -> int:
+        return len(self.anchor)
+
+    def pairs(self) -> PairList:
+        return self.anchor, self.candidate
+
+    def mask(self, rows: Tensor) -> Tensor:
+        place = self.anchor.new_full((self.anchors,), -1)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        mask = torch.zeros(len(rows), self.candidates, dtype=torch.bool, device=rows.device)
+        there = place[self.anchor] >= 0
+        mask[place[self.anchor[there]], self.candidate[there]] = True
+        # A row asked for more than once was filled at its last place only.
+        return mask[place[rows]]
+
+    def order(self) -> tuple[Tensor, Tensor]:
+        device = self.anchor.device
+        return torch.arange(self.anchors, device=device), torch.arange(self.candidates, device=device)
+
+    def take(self, rows: Tensor) -> "Listed":
+        place = self.anchor.new_full((self.anchors,), -1)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        there = place[self.anchor] >= 0
+        kept = torch.stack([place[self.anchor[there]], self.candidate[there]], 1)
+        return Listed.of(kept, len(rows), self.candidates)
+
+
+def matches(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> PairList:
+    """List all (i, j) with a_i = b_j."""
+    return SameClass(a, b).pairs()
+
+
+def _first_tag(tags: Tensor) -> Tensor:
+    return torch.where(tags.any(1), tags.int().argmax(1), tags.shape[1])
