@@ -1,7 +1,7 @@
 # make demo    environment, install, training and report on small pictures of objects (minutes on two cores)
 # make test    environment, install, all tests
 # make check   format, lint, types, tests
-# make bench   the benchmarks, results in benchmarks/results
+# make bench   the benchmarks, results in benchmarks/results; FULL=1 for the losses at all sizes (hours)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,6 +25,7 @@ check: $(VENV)/dev
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/retrieval.py
+	$(BIN)/python benchmarks/losses.py $(if $(FULL),--full)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); exit 1)

@@ -6,10 +6,31 @@ import torch
 from torch import Tensor
 
 # Losses that compare a batch with itself; those with proxies have tests of their own.
-PAIR_LOSSES = ["contrastive", "multi_similarity", "supcon", "triplet"]
+PAIR_LOSSES = [
+    "binomial_deviance",
+    "circle",
+    "contrastive",
+    "lifted_structure_generalized",
+    "multi_similarity",
+    "nca",
+    "npair",
+    "npair_mined",
+    "npair_ovo",
+    "ntxent",
+    "ranked_list",
+    "siglip",
+    "snr_contrastive",
+    "supcon",
+    "triplet",
+    "tuplet_margin",
+]
+
+# The same, but the anchors that a candidate is a negative of count as well: an anchor that is there twice counts
+# twice, and against candidates a rule must narrow by similarity.
+TWO_SIDED_LOSSES = ["clip", "lifted_structure"]
 
 # What computes a block. "reference" is the definition in float64; the others must equal it.
-BACKENDS = ["dense", "reference"]
+BACKENDS = ["dense", "tiled", "reference"]
 
 golden_folder = Path(__file__).parent / "golden"
 

@@ -25,6 +25,7 @@ LAYERS = [
     ["config"],
     ["train"],
     ["report"],
+    ["bench"],
     ["cli", "doctor", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

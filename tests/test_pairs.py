@@ -16,9 +16,7 @@ from nearfar.similarity import (
     SquaredHingeSum,
     Sum,
 )
-from problems import batch
-
-BACKENDS = ["dense", "reference"]
+from problems import BACKENDS, batch
 
 
 def listed(pairs: Pairs) -> list[tuple[int, int]]:

@@ -52,10 +52,10 @@ def _checked(labels: Any, count: int, name: str, items: str) -> Tensor:
     if labels.ndim == 2:
         if not ((labels == 0) | (labels == 1)).all():
             raise NearfarError(f"{name} of shape [n, tag] must hold only 0 and 1; got {shown(labels)}.")
-        checked = labels.bool()
+        checked = labels.bool().contiguous()
     else:
         check_whole_numbers(labels, len(labels) if labels.ndim else 0, name)
-        checked = labels.long()
+        checked = labels.long().contiguous()
     if len(checked) != count:
         raise NearfarError(
             f"{name} has {len(checked)} rows but {items} has {count}; "

@@ -15,6 +15,7 @@ from nearfar.similarity import (
     ArgMax,
     Block,
     Measure,
+    OrderStatistic,
     Reduction,
     Relation,
     Relevance,
@@ -24,7 +25,7 @@ from nearfar.similarity import (
 )
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.reduce import reduce
-from nearfar.similarity.reductions import threshold_of
+from nearfar.similarity.reductions import Per, threshold_of
 
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
 Labels = Int[Tensor, " n"] | Int[Tensor, "n tag"] | Relevance
@@ -109,10 +110,7 @@ class Pairs:
             NearfarError: if shapes or types do not fit, or a name is unknown.
         """
         n = check_embeddings(embeddings, "embeddings")
-        check_ids(ids, n, ids, n)
-        own = torch.arange(n, device=embeddings.device)
-        relation = Relation(kinship(labels, n), own, ids, ids)
-        return cls._build(embeddings, embeddings, relation, similarity, backend)
+        return cls.of(embeddings, embeddings, relate(n, labels, ids=ids), similarity, backend)
 
     @classmethod
     def between(
@@ -140,20 +138,24 @@ class Pairs:
         """
         n = check_embeddings(anchors, "anchors")
         m = check_embeddings(candidates, "candidates")
+        relation = relate(n, labels, m, candidate_labels, own=own, ids=ids, candidate_ids=candidate_ids)
+        return cls.of(anchors, candidates, relation, similarity, backend)
+
+    @classmethod
+    def of(
+        cls,
+        anchors: Float[Tensor, "n dim"],
+        candidates: Float[Tensor, "m dim"],
+        relation: Relation,
+        similarity: Measure = "cosine",
+        backend: str = "auto",
+    ) -> "Pairs":
+        """Compare anchors with candidates that stand in a known relation (see ``relate``)."""
         if anchors.shape[1] != candidates.shape[1]:
             raise NearfarError(
                 f"anchors have {anchors.shape[1]} dimensions but candidates have {candidates.shape[1]}; "
                 "compare embeddings of one model."
             )
-        check_own(own, n, m)
-        check_ids(ids, n, candidate_ids, m)
-        relation = Relation(kinship(labels, n, candidate_labels, m), own, ids, candidate_ids)
-        return cls._build(anchors, candidates, relation, similarity, backend)
-
-    @classmethod
-    def _build(
-        cls, anchors: Tensor, candidates: Tensor, relation: Relation, similarity: Measure, backend: str
-    ) -> "Pairs":
         if similarity not in get_args(Measure):
             known = list(get_args(Measure))
             raise NearfarError(
@@ -165,7 +167,7 @@ class Pairs:
 
     def __len__(self) -> int:
         """Return the number of anchors."""
-        return len(self.block.anchors)
+        return len(self.block)
 
     @property
     def measure(self) -> Measure:
@@ -266,33 +268,36 @@ class Pairs:
         return Pairs(self.block.map(Tensor.detach), kept, self.interval, self.chosen)
 
     def scaled(self, factor: float | Float[Tensor, ""]) -> "Pairs":
-        """Return the same comparisons with every similarity times ``factor`` (> 0), which may be learned.
-
-        Raises:
-            NearfarError: if the pairs have been narrowed by mining.
-        """
-        if self.interval or self.chosen is not None or self.against is not None:
-            raise NearfarError("pairs that mining has narrowed cannot be scaled; scale first, then mine.")
+        """Return the same comparisons with every similarity times ``factor`` (> 0), which may be learned."""
         power = 1.0 if self.measure == "euclidean" else 0.5
         block = self.block.map(lambda x: x * factor**power)
         kept = self.positives
-        return Pairs(block, Positives(kept.anchor, kept.candidate, kept.similarity * factor), Interval())
+        plain = factor.detach() if isinstance(factor, Tensor) else factor
+        interval = Interval(
+            *(
+                None if bound is None else bound * plain
+                for bound in (self.interval.above, self.interval.below)
+            )
+        )
+        scaled = Positives(kept.anchor, kept.candidate, kept.similarity * factor)
+        return Pairs(block, scaled, interval, self.chosen)
 
     def _reduce(self, reductions: tuple[Reduction, ...], owners: Tensor) -> tuple[Tensor, ...]:
         if self.chosen is None:
             return self.block.stream(self.interval, owners, reductions)
-        return tuple(self._reduce_chosen(self.chosen, reduction, owners) for reduction in reductions)
+        few = {per: self._similarities(self.chosen, per, owners) for per in {r.per for r in reductions}}
+        return tuple(_reduce_few(*few[reduction.per], reduction) for reduction in reductions)
 
-    def _reduce_chosen(self, chosen: Chosen, reduction: Reduction, owners: Tensor) -> Tensor:
-        """Reduce explicit negatives: their similarities are few, so they are gathered."""
-        if reduction.per == "candidate":
+    def _similarities(self, chosen: Chosen, per: Per, owners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Explicit negatives of each row: columns [row, k], similarities, and which of them count."""
+        if per == "candidate":
             raise NearfarError(
                 "this loss reduces over each candidate's anchors, which mining that chooses a few negatives "
                 "for each anchor does not leave; use a rule that narrows by similarity, or none."
             )
         rows = torch.arange(len(self), device=owners.device)
         columns = chosen.columns
-        if reduction.per == "positive":
+        if per == "positive":
             rows = owners
             columns = columns[rows] if chosen.per == "anchor" else columns
         elif chosen.per == "positive":
@@ -301,13 +306,7 @@ class Pairs:
             columns = columns.new_full((len(columns), 1), -1)
         anchor = rows[:, None].expand_as(columns)
         s = self.block.at(anchor.reshape(-1), columns.clamp_min(0).reshape(-1)).view(columns.shape)
-        keep = (columns >= 0) & self.interval.holds(s, rows)
-        result = reduce(s, keep, reduction, threshold_of(reduction))
-        if isinstance(reduction, ArgMax | TopK | Sample):
-            place = result.view(len(result), -1)
-            found = columns.gather(1, place.clamp_min(0)).masked_fill(place < 0, -1)
-            return found.view(result.shape)
-        return result
+        return columns, s, (columns >= 0) & self.interval.holds(s, rows)
 
     def _distinct(self, partner: Tensor) -> Tensor:
         """List each anchor's distinct partners, padded with -1: [anchor, k]."""
@@ -331,6 +330,43 @@ class Pairs:
         some = first < len(values)
         taken = values[first[some]]
         return values.new_full((n,), empty).index_put((torch.nonzero(some).squeeze(1),), taken)
+
+
+def _reduce_few(columns: Tensor, s: Tensor, keep: Tensor, reduction: Reduction) -> Tensor:
+    """Reduce explicit negatives: their similarities are few, so they have been gathered."""
+    if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
+        return reduce(s.view(1, -1), keep.view(1, -1), reduction, 0.0).expand(len(s))
+    result = reduce(s, keep, reduction, threshold_of(reduction))
+    if isinstance(reduction, ArgMax | TopK | Sample):
+        place = result[:, None] if result.ndim == 1 else result
+        found = columns.gather(1, place.clamp_min(0)).masked_fill(place < 0, -1)
+        return found.view(result.shape)
+    return result
+
+
+def relate(
+    n: int,
+    labels: Labels,
+    m: int | None = None,
+    candidate_labels: Tensor | None = None,
+    *,
+    own: Tensor | None = None,
+    ids: Tensor | None = None,
+    candidate_ids: Tensor | None = None,
+) -> Relation:
+    """Say what each of n anchors is to each of m candidates, or to each other for ``m=None``.
+
+    Raises:
+        NearfarError: if labels, ids or own columns do not fit.
+    """
+    if m is None:
+        check_ids(ids, n, ids, n)
+        kin = kinship(labels, n)
+        device = labels.pairs.device if isinstance(labels, Relevance) else labels.device
+        return Relation(kin, torch.arange(n, device=device), ids, ids, symmetric=True)
+    check_own(own, n, m)
+    check_ids(ids, n, candidate_ids, m)
+    return Relation(kinship(labels, n, candidate_labels, m), own, ids, candidate_ids)
 
 
 def _segment(values: Tensor, anchor: Tensor, n: int, how: str, empty: float) -> Tensor:

@@ -13,14 +13,46 @@ from problems import batch
 
 def test_names_and_wildcards():
     assert nearfar.losses.names() == [
+        "angular",
+        "binomial_deviance",
+        "circle",
+        "clip",
         "contrastive",
+        "lifted_structure",
+        "lifted_structure_generalized",
+        "margin",
         "multi_similarity",
+        "nca",
         "normalized_softmax",
+        "npair",
+        "npair_mined",
+        "npair_ovo",
+        "ntxent",
+        "quadruplet",
+        "rank_hard",
+        "ranked_list",
+        "siglip",
+        "snr_contrastive",
         "supcon",
         "triplet",
+        "triplet_softmax",
+        "triplet_weighted",
+        "tuplet_margin",
     ]
     assert nearfar.losses.names("*sim*") == ["multi_similarity"]
-    assert nearfar.mining.names() == ["all", "hard", "multi_similarity", "semi_hard"]
+    assert nearfar.mining.names() == [
+        "all",
+        "distance_weighted",
+        "easy",
+        "easy_positive",
+        "hard",
+        "interval",
+        "multi_similarity",
+        "random",
+        "relative",
+        "semi_hard",
+        "top_k",
+    ]
 
 
 def test_describe_shows_signature_and_formula():

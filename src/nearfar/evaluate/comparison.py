@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 
 from nearfar.errors import NearfarError, suggest
-from nearfar.evaluate.product import choose_product, relative_error
 from nearfar.evaluate.rows import BLOCK, fold, inverse, norms, rows32
+from nearfar.similarity.product import choose_product, relative_error
 
 Similarity = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 

@@ -22,10 +22,10 @@ from nearfar.evaluate.metrics import (
     order_ties,
     tie_sensitive,
 )
-from nearfar.evaluate.product import in_threads
 from nearfar.evaluate.protocol import RetrievalProtocol
 from nearfar.evaluate.ranks import count_ranks
 from nearfar.evaluate.result import RetrievalResult, TieWarning
+from nearfar.similarity.threads import in_threads
 
 NoRelevant = Literal["skip", "zero"]
 

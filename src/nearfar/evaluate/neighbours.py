@@ -10,11 +10,11 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.evaluate.comparison import EmbeddingComparison, Similarity
-from nearfar.evaluate.product import in_threads
 from nearfar.evaluate.protocol import Columns, RetrievalProtocol, Rows
 from nearfar.evaluate.ranks import strips
 from nearfar.evaluate.rows import as_rows
 from nearfar.evaluate.sides import Array, build_exclusions
+from nearfar.similarity.threads import in_threads
 
 _CROWD = 2048
 

@@ -1,6 +1,6 @@
 """Contrastive loss: positives up to one margin, negatives down to another."""
 
-from typing import get_args
+from typing import Literal, get_args
 
 from nearfar.errors import NearfarError
 from nearfar.losses.registry import register_loss
@@ -23,7 +23,8 @@ def contrastive(
     negative_margin: float | None = None,
     squared: bool = False,
     whole: bool = False,
-) -> Terms:
+    balance: Literal["none", "batch", "anchor"] = "none",
+) -> Terms | tuple[Terms, Terms]:
     """Pull positives until they pass one margin, push negatives until they are under the other.
 
     With s_ij the similarity, m⁺ and m⁻ the margins, P_i the positives and N_i the negatives of anchor i:
@@ -42,9 +43,13 @@ def contrastive(
         squared: half the square of each term.
         whole: a negative beyond the margin costs s_ij instead of s_ij - m⁻, so that the loss jumps by m⁻
             there; for parity with public code of the cross-batch memory paper. Same gradient.
+        balance: "none" adds all pairs. "batch" averages positives and negatives each for themselves, over all
+            anchors: with ``reduction="mean_active"`` as pytorch-metric-learning does. "anchor" averages each
+            anchor's positives, and its negatives: as Deep_Metric does after mining.
 
     Returns:
-        One term per pair; 0 for an anchor with nothing to compare.
+        One term per pair, positives and negatives apart for ``balance="batch"``; one for each anchor's
+        positives and one for its negatives with "anchor". 0 for an anchor with nothing to compare.
 
     Raises:
         NearfarError: if a margin is needed and not given, or ``whole`` meets ``squared``.
@@ -55,17 +60,32 @@ def contrastive(
     if squared and whole:
         raise NearfarError("whole=True is the unsquared loss of one paper's code; set squared=False with it.")
     near, far = _margins(pairs.measure, positive_margin, negative_margin)
-    short = (near - pairs.positives.similarity).clamp_min(0)
     hinge = SquaredHingeSum(far) if squared else HingeSum(far)
     beyond, active, negatives = pairs.stream(hinge, Count(above=far), Count())
+    short = (near - pairs.positives.similarity).clamp_min(0)
     if squared:
         short, beyond = short.square() / 2, beyond / 2
     if whole:
         beyond = beyond + far * active
+    pull = Terms(
+        total=pairs.per_anchor(short, "sum"),
+        count=pairs.positive_count,
+        active=pairs.per_anchor((short > 0).to(short), "sum"),
+    )
+    push = Terms(total=beyond, count=negatives, active=active)
+    if balance == "batch":
+        return pull, push
+    if balance == "anchor":
+        pull, push = _averaged(pull), _averaged(push)
+    return Terms(pull.total + push.total, pull.count + push.count, pull.active + push.active)
+
+
+def _averaged(terms: Terms) -> Terms:
+    """Make one term of all that an anchor has."""
     return Terms(
-        total=pairs.per_anchor(short, "sum") + beyond,
-        count=pairs.positive_count + negatives,
-        active=pairs.per_anchor((short > 0).to(short), "sum") + active,
+        total=terms.total / terms.count.clamp_min(1),
+        count=(terms.count > 0).to(terms.count),
+        active=(terms.active > 0).to(terms.active),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nearfar.errors import NearfarError, suggest
 from nearfar.inputs import check_embeddings
@@ -14,8 +15,11 @@ from nearfar.losses.registry import registry
 from nearfar.losses.terms import Reduction, Statistics, Terms
 from nearfar.mining import Rule
 from nearfar.mining import create as create_rule
-from nearfar.pairs import Labels, Pairs
-from nearfar.similarity import Measure, Relevance, check_backend
+from nearfar.pairs import Labels, Pairs, relate
+from nearfar.similarity import Measure, Relation, Relevance, check_backend
+
+MOST_POSITIVES = 2**22
+"""Positive pairs that are listed at once; batches with more are taken some anchors at a time."""
 
 
 class Loss(nn.Module):
@@ -47,7 +51,7 @@ class Loss(nn.Module):
     ) -> None:
         super().__init__()
         self.proxies = None if proxies is None else nn.Parameter(proxies)
-        self.learned: Mapping[str, Tensor] = nn.ParameterDict(learned) if learned else {}
+        self.learned: nn.ParameterDict | dict[str, Tensor] = nn.ParameterDict(learned) if learned else {}
         self.register_buffer("class_labels", class_labels)
         self.name = name
         self.settings = dict(settings)
@@ -109,10 +113,19 @@ class Loss(nn.Module):
                 "give one weight for each anchor."
             )
         with torch.autocast(embeddings.device.type, enabled=False):
-            pairs = self._pairs(embeddings, labels, candidates, candidate_labels, ids, candidate_ids)
-            self._warn_without_positives(pairs)
-            parts = self._terms(pairs if self.mining is None else self.mining(pairs), classes)
-            self.last = Statistics(_detached(parts), pairs.detach(), self.mining is not None)
+            anchors, candidates, measure = self._view(embeddings, candidates)
+            m = None if candidates is None else len(candidates)
+            relation = relate(n, labels, m, candidate_labels, ids=ids, candidate_ids=candidate_ids)
+            candidates = anchors if candidates is None else candidates
+            crowd = self._chunk(relation, n * len(candidates))
+            if crowd is None:
+                pairs = Pairs.of(anchors, candidates, relation, measure, self.backend)
+                self._warn_without_positives(pairs)
+                parts = self._terms(pairs if self.mining is None else self.mining(pairs), classes)
+                self.last = Statistics(_detached(parts), pairs.detach(), self.mining is not None)
+            else:
+                parts = self._by_chunks(anchors, candidates, relation, measure, classes, crowd)
+                self.last = Statistics(_detached(parts), None, self.mining is not None)
             value = torch.stack([part.reduce(self.reduction, weights) for part in parts]).sum(0)
         return value.to(torch.promote_types(embeddings.dtype, torch.float32))
 
@@ -122,32 +135,51 @@ class Loss(nn.Module):
         shown |= {"reduction": self.reduction, "backend": self.backend}
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
 
-    def _pairs(
+    def _view(self, embeddings: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor | None, Measure]:
+        """Return what is compared with what, and by which measure."""
+        view = self._entry.view
+        if candidates is not None:
+            check_embeddings(candidates, "candidates")
+        if view is None:
+            return embeddings, candidates, self.similarity
+        anchors, measure = view(embeddings, self.similarity)
+        return anchors, None if candidates is None else view(candidates, self.similarity)[0], measure
+
+    def _chunk(self, relation: Relation, comparisons: int) -> int | None:
+        """How many anchors to take at a time, where the positives of all are too many to list."""
+        if comparisons <= MOST_POSITIVES or not self._entry.separable:
+            return None
+        if self.mining is not None and not self.mining.separable:
+            return None
+        positives = relation.kinship.count()
+        if positives <= MOST_POSITIVES:
+            return None
+        anchors = relation.kinship.order()[0]
+        return max(1, len(anchors) * MOST_POSITIVES // positives)
+
+    def _by_chunks(
         self,
-        embeddings: Tensor,
-        labels: Labels,
-        candidates: Tensor | None,
-        candidate_labels: Tensor | None,
-        ids: Tensor | None,
-        candidate_ids: Tensor | None,
-    ) -> Pairs:
-        measure = self.similarity
-        if self._entry.view is not None:
-            embeddings, measure = self._entry.view(embeddings, self.similarity)
-            if candidates is not None:
-                candidates, _ = self._entry.view(candidates, self.similarity)
-        if candidates is None:
-            return Pairs.within(embeddings, labels, ids=ids, similarity=measure, backend=self.backend)
-        return Pairs.between(
-            embeddings,
-            labels,
-            candidates,
-            candidate_labels,
-            ids=ids,
-            candidate_ids=candidate_ids,
-            similarity=measure,
-            backend=self.backend,
-        )
+        anchors: Tensor,
+        candidates: Tensor,
+        relation: Relation,
+        measure: Measure,
+        classes: Tensor | None,
+        size: int,
+    ) -> tuple[Terms, ...]:
+        """Compute some anchors at a time and, in the backward pass, once more: nothing of them is kept."""
+
+        def chunk(anchors: Tensor, candidates: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+            pairs = Pairs.of(anchors[rows], candidates, relation.take(rows), measure, self.backend)
+            mined = pairs if self.mining is None else self.mining(pairs)
+            parts = self._terms(mined, None if classes is None else classes[rows])
+            return tuple(x for part in parts for x in (part.total, part.count, part.active))
+
+        columns = [
+            checkpoint(chunk, anchors, candidates, rows, use_reentrant=False)
+            for rows in torch.arange(len(anchors), device=anchors.device).split(size)
+        ]
+        whole = [torch.cat(column) for column in zip(*columns, strict=True)]
+        return tuple(Terms(*whole[k : k + 3]) for k in range(0, len(whole), 3))
 
     def _classes(self, labels: Labels) -> Tensor | None:
         """Return the place of each label among the classes the loss was created for, if it was for some."""
@@ -237,9 +269,7 @@ def create(
     rule = create_rule(mining, shared=complete)
     entry = registry[name]
     class_labels = None if classes is None else _class_labels(name, classes)
-    own = entry.reduction
-    if own == "mean_active" and rule is not None:
-        own = "mean_terms"  # what a rule has chosen is averaged whole, as in Hermans et al. and FaceNet
+    own = entry.reduction if rule is None else entry.mined
     return Loss(
         name,
         complete,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import Signature
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from nearfar.registered import Registry
 from nearfar.similarity import Measure
 
 Formula = Callable[..., Tensor | Terms | tuple[Terms, ...]]
+Function = TypeVar("Function", bound=Formula)
 Needs = Literal["positive", "either"]
 View = Callable[[Tensor, Measure], tuple[Tensor, Measure]]
 """(embeddings [n, dim], similarity asked for) -> (vectors to compare, measure to compare them with)"""
@@ -25,60 +26,74 @@ class LossEntry:
         function: ``function(pairs, **settings)``, one value (or ``Terms``) per anchor, or several ``Terms``
             that are averaged each for itself and added.
         reduction: the paper's own, used when none is asked for.
+        mined: the same for what a mining rule has chosen.
         needs: what an anchor must have for its value to mean something.
         proxies: whether the candidates are learned vectors, one for each class, instead of the batch.
         learned: settings that the paper learns with the network.
         view: what is compared, where it is not the embeddings by the similarity asked for.
+        separable: whether an anchor's value depends on no other anchor's, so that a batch whose positives are
+            too many to list can be taken some anchors at a time.
     """
 
     function: Formula
     reduction: Reduction
+    mined: Reduction
     needs: Needs
     proxies: bool
     learned: tuple[str, ...]
     view: View | None
+    separable: bool
 
 
 registry: Registry[LossEntry] = Registry("loss")
 
 
 @overload
-def register_loss(function: Formula) -> Formula: ...
+def register_loss(function: Function) -> Function: ...
 @overload
 def register_loss(
     *,
     reduction: Reduction = ...,
+    mined: Reduction | None = ...,
     needs: Needs = ...,
     proxies: bool = ...,
     learned: tuple[str, ...] = ...,
     view: View | None = ...,
-) -> Callable[[Formula], Formula]: ...
+    separable: bool = ...,
+) -> Callable[[Function], Function]: ...
 def register_loss(
-    function: Formula | None = None,
+    function: Function | None = None,
     *,
     reduction: Reduction = "mean",
+    mined: Reduction | None = None,
     needs: Needs = "either",
     proxies: bool = False,
     learned: tuple[str, ...] = (),
     view: View | None = None,
-) -> Formula | Callable[[Formula], Formula]:
+    separable: bool = True,
+) -> Function | Callable[[Function], Function]:
     """Register a loss under the name of its function.
 
     Args:
         reduction: the paper's own way to average.
+        mined: the same for what a mining rule has chosen, where that differs.
         needs: "positive" when an anchor without a positive has nothing to learn, "either" when a positive
             or a negative is enough.
         proxies: compare with learned vectors, one for each class, instead of the batch.
         learned: settings that the paper learns with the network: the function gets them as tensors.
         view: compare something else than the embeddings by the similarity asked for, such as
             ``distances``.
+        separable: False when an anchor's value depends on other anchors.
 
     Raises:
         NearfarError: if the name is taken.
     """
 
-    def register(function: Formula) -> Formula:
-        registry.add(function, LossEntry(function, reduction, needs, proxies, learned, view))
+    def register(function: Function) -> Function:
+        registry.add(
+            function,
+            LossEntry(function, reduction, mined or reduction, needs, proxies, learned, view, separable),
+        )
         return function
 
     return register if function is None else register(function)

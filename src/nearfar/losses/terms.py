@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -60,12 +61,12 @@ class Statistics:
 
     Attributes:
         terms: the terms of the batch.
-        pairs: its comparisons, before mining.
+        pairs: its comparisons, before mining; None for a batch that was taken some anchors at a time.
         mined: whether a rule chose among them.
     """
 
     terms: Terms
-    pairs: Pairs
+    pairs: Pairs | None
     mined: bool
 
     @cached_property
@@ -80,11 +81,15 @@ class Statistics:
 
     @cached_property
     def positive_similarity(self) -> Float[Tensor, ""]:
-        """Mean similarity of all positive pairs; NaN when there are none."""
+        """Mean similarity of all positive pairs; NaN when there are none, or too many to list."""
+        if self.pairs is None:
+            return self.terms.total.new_tensor(torch.nan)
         return self.pairs.positives.similarity.mean()
 
     @cached_property
     def negative_similarity(self) -> Float[Tensor, ""]:
-        """Mean similarity of all negative pairs; NaN when there are none."""
+        """Mean similarity of all negative pairs; NaN when there are none, or too many positives to list."""
+        if self.pairs is None:
+            return self.terms.total.new_tensor(torch.nan)
         total, count = self.pairs.stream(Sum(), Count())
         return total.sum() / count.sum()

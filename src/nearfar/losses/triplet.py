@@ -7,7 +7,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, SoftplusSum
 
 
-@register_loss(reduction="mean_active")
+@register_loss(reduction="mean_active", mined="mean_terms")
 def triplet(pairs: Pairs, *, margin: float = 0.2, soft: bool = False) -> Terms:
     """Ask that every positive be nearer than every negative, by a margin.
 
@@ -39,13 +39,14 @@ def triplet(pairs: Pairs, *, margin: float = 0.2, soft: bool = False) -> Terms:
     if margin < 0:
         raise NearfarError(f"margin must not be negative; got {margin}.")
     limit = pairs.positives.similarity - margin
-    (count,) = pairs.stream(Count(per="positive"))
     if soft:
-        (total,) = pairs.stream(SoftplusSum(limit, per="positive"))
+        total, count = pairs.stream(SoftplusSum(limit, per="positive"), Count(per="positive"))
         active = count
     else:
-        total, active = pairs.stream(
-            HingeSum(limit, per="positive"), Count(above=limit.detach(), per="positive")
+        total, active, count = pairs.stream(
+            HingeSum(limit, per="positive"),
+            Count(above=limit.detach(), per="positive"),
+            Count(per="positive"),
         )
     return Terms(
         total=pairs.per_anchor(total, "sum"),

@@ -3,7 +3,19 @@
 A rule is a function ``rule(pairs, **settings) -> Pairs`` that narrows; any loss reads what is left.
 """
 
-from nearfar.mining import all_pairs, hard, multi_similarity, semi_hard
+from nearfar.mining import (
+    all_pairs,
+    distance_weighted,
+    easy,
+    easy_positive,
+    hard,
+    interval,
+    multi_similarity,
+    random,
+    relative,
+    semi_hard,
+    top_k,
+)
 from nearfar.mining.registry import Rule, create, describe, names, register_rule, settings
 
 __all__ = [
@@ -11,10 +23,17 @@ __all__ = [
     "all_pairs",
     "create",
     "describe",
+    "distance_weighted",
+    "easy",
+    "easy_positive",
     "hard",
+    "interval",
     "multi_similarity",
     "names",
+    "random",
     "register_rule",
+    "relative",
     "semi_hard",
     "settings",
+    "top_k",
 ]

@@ -1,6 +1,10 @@
 """Hard mining: each anchor's farthest positive and nearest negative."""
 
+from typing import Literal
+
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
@@ -8,25 +12,45 @@ from nearfar.similarity import ArgMax
 
 
 @register_rule
-def hard(pairs: Pairs) -> Pairs:
+def hard(
+    pairs: Pairs,
+    *,
+    keep_positives: Literal["hard", "all"] = "hard",
+    keep_negatives: Literal["hard", "all"] = "hard",
+) -> Pairs:
     """Keep, for each anchor, its least similar positive and its most similar negative.
 
-    Among equals the first in the order of the candidates is taken. An anchor lacking either keeps what it
-    has.
+    Among equals one is taken. An anchor lacking either keeps what it has.
+
+    Args:
+        keep_positives: "all" keeps every positive.
+        keep_negatives: "all" keeps every negative.
 
     Reference:
         Hermans et al., 2017, eq. 5 ("batch hard"). https://arxiv.org/abs/1703.07737
     """
+    keep = farthest_positive(pairs) if keep_positives == "hard" else None
+    if keep_negatives == "all":
+        return pairs.narrow(positives=keep)
     (nearest,) = pairs.stream(ArgMax())
-    return pairs.narrow(positives=farthest_positive(pairs), columns=nearest[:, None])
+    return pairs.narrow(positives=keep, columns=nearest[:, None])
 
 
-def farthest_positive(pairs: Pairs) -> torch.Tensor:
-    """Say which positive pair is its anchor's least similar one, the first among equals: bool [positive]."""
-    anchor, s = pairs.positives.anchor, pairs.positives.similarity.detach()
-    least = torch.nonzero(s == pairs.per_anchor(s, "min")[anchor]).squeeze(1)
-    first = torch.full((len(pairs),), len(s), device=s.device)
+def farthest_positive(pairs: Pairs) -> Bool[Tensor, " positive"]:
+    """Say which positive pair is its anchor's least similar one, the first among equals."""
+    return _least(pairs, pairs.positives.similarity.detach())
+
+
+def nearest_positive(pairs: Pairs) -> Bool[Tensor, " positive"]:
+    """Say which positive pair is its anchor's most similar one, the first among equals."""
+    return _least(pairs, -pairs.positives.similarity.detach())
+
+
+def _least(pairs: Pairs, values: Tensor) -> Tensor:
+    anchor = pairs.positives.anchor
+    least = torch.nonzero(values == pairs.per_anchor(values, "min")[anchor]).squeeze(1)
+    first = torch.full((len(pairs),), len(values), device=values.device)
     first = first.scatter_reduce(0, anchor[least], least, "amin")
-    keep = torch.zeros_like(s, dtype=torch.bool)
-    keep[first[first < len(s)]] = True
+    keep = torch.zeros_like(values, dtype=torch.bool)
+    keep[first[first < len(values)]] = True
     return keep

@@ -20,6 +20,11 @@ class Rule:
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def separable(self) -> bool:
+        """Whether each anchor is mined by itself; a rule that looks ``over="batch"`` needs all of them."""
+        return "batch" not in self.settings.values()
+
     def __call__(self, pairs: Pairs) -> Pairs:
         return registry[self.name](pairs, **self.settings)
 

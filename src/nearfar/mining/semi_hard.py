@@ -5,9 +5,10 @@ from typing import Literal
 import torch
 
 from nearfar.errors import NearfarError
+from nearfar.mining.easy import farthest_negative
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
-from nearfar.similarity import ArgMax, Max, Min
+from nearfar.similarity import ArgMax, Max
 
 
 @register_rule
@@ -33,8 +34,5 @@ def semi_hard(pairs: Pairs, *, margin: float = 0.2, otherwise: Literal["drop", "
     value, column = pairs.stream(Max(below=s, per="positive"), ArgMax(below=s, per="positive"))
     if otherwise == "drop":
         return pairs.narrow(positives=(column >= 0) & (value > s - margin), partners=column)
-    (lowest,) = pairs.stream(Min(per="positive"))
-    above_lowest = torch.nextafter(lowest, lowest.new_tensor(torch.inf)).detach()
-    (farthest,) = pairs.stream(ArgMax(below=above_lowest, per="positive"))
-    column = torch.where(column < 0, farthest, column)
+    column = torch.where(column < 0, farthest_negative(pairs)[pairs.positives.anchor], column)
     return pairs.narrow(positives=column >= 0, partners=column)

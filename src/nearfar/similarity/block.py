@@ -21,6 +21,10 @@ class Block(Protocol):
     measure: Measure
     relation: Relation
 
+    def __len__(self) -> int:
+        """Return the number of anchors."""
+        ...
+
     @property
     def anchors(self) -> Float[Tensor, "anchor dim"]:
         """The anchors' vectors as they are compared (unit length for the cosine), in the order given."""

@@ -9,10 +9,14 @@ from nearfar.errors import NearfarError, suggest
 from nearfar.similarity.block import Build
 from nearfar.similarity.dense import DenseBlock
 from nearfar.similarity.reference import ReferenceBlock
+from nearfar.similarity.tiled import TiledBlock
+
+SMALL = 2**16
+"""Comparisons up to which a matrix in memory is as fast as tiles."""
 
 logger = logging.getLogger("nearfar")
 
-backends: dict[str, Build] = {"reference": ReferenceBlock, "dense": DenseBlock}
+backends: dict[str, Build] = {"reference": ReferenceBlock, "dense": DenseBlock, "tiled": TiledBlock}
 
 
 def check_backend(name: str) -> None:
@@ -30,8 +34,10 @@ def choose(name: str, anchors: Tensor, candidates: Tensor) -> Build:
     """Return the backend called ``name``; ``"auto"`` chooses by size, and logs its choice once."""
     check_backend(name)
     if name == "auto":
-        name = "dense"
-        _log(name, "the only backend that is not for reference yet")
+        pairs = len(anchors) * len(candidates)
+        name = "dense" if pairs <= SMALL else "tiled"
+        few = "at most" if name == "dense" else "more than"
+        _log(name, f"{few} {SMALL:,} comparisons")
     return backends[name]
 
 

@@ -24,6 +24,9 @@ class DenseBlock:
         self.measure: Measure = measure
         self.relation = relation
 
+    def __len__(self) -> int:
+        return len(self.anchors)
+
     @cached_property
     def matrix(self) -> Tensor:
         """All similarities [anchor, candidate]."""
@@ -45,7 +48,7 @@ class DenseBlock:
         def one(reduction: Reduction) -> Tensor:
             if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
                 value = reduce(self.matrix.view(1, -1), keep.view(1, -1), reduction, 0.0)
-                return value.expand(len(self.candidates) if reduction.per == "candidate" else len(every))
+                return value.expand(len(every))
             match reduction.per:
                 case "anchor":
                     return reduce(self.matrix, keep, reduction, threshold_of(reduction))

@@ -1,6 +1,7 @@
 """Who is of a kind with whom: by class, by shared tags, or by a list of pairs."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -54,11 +55,15 @@ class SameClass:
     candidates: Int[Tensor, " candidate"]
 
     def count(self) -> int:
-        return int(self._range()[1].sum())
+        return int(self._range[1].sum())
 
     def pairs(self) -> PairList:
-        by_label = torch.argsort(self.candidates, stable=True)
-        first, count = self._range()
+        return self._pairs
+
+    @cached_property
+    def _pairs(self) -> PairList:
+        _, by_label = self._sorted
+        first, count = self._range
         anchor = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
         place = torch.arange(len(anchor), device=count.device) - (count.cumsum(0) - count)[anchor]
         return anchor, by_label[first[anchor] + place]
@@ -67,16 +72,35 @@ class SameClass:
         return self.anchors[rows, None] == self.candidates[None, :]
 
     def order(self) -> tuple[Tensor, Tensor]:
-        return torch.argsort(self.anchors, stable=True), torch.argsort(self.candidates, stable=True)
+        """Order class by class, in the order in which the candidates' classes first appear."""
+        labels, by_label = self._sorted
+        classes, run = torch.unique_consecutive(labels, return_inverse=True)
+        start = torch.searchsorted(run, torch.arange(len(classes), device=run.device))
+        # The sort is stable: the first of a run is the first of its class.
+        rank = torch.argsort(torch.argsort(by_label[start]))
+        candidates = by_label[torch.argsort(rank[run], stable=True)]
+        if self.anchors is self.candidates:
+            return candidates, candidates
+        place = torch.searchsorted(classes, self.anchors).clamp_max(max(0, len(classes) - 1))
+        if not len(classes):
+            return torch.argsort(self.anchors, stable=True), candidates
+        known = classes[place] == self.anchors
+        return torch.argsort(torch.where(known, rank[place], len(classes)), stable=True), candidates
 
     def take(self, rows: Tensor) -> "SameClass":
         return SameClass(self.anchors[rows], self.candidates)
 
+    @cached_property
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        """The candidates' labels in order, and which candidate each is of."""
+        return self.candidates.sort(stable=True)
+
+    @cached_property
     def _range(self) -> tuple[Tensor, Tensor]:
         """Where each anchor's class starts among the sorted candidates, and how many it has."""
-        ordered = self.candidates.sort().values
-        first = torch.searchsorted(ordered, self.anchors)
-        return first, torch.searchsorted(ordered, self.anchors, right=True) - first
+        labels, _ = self._sorted
+        first = torch.searchsorted(labels, self.anchors)
+        return first, torch.searchsorted(labels, self.anchors, right=True) - first
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +174,9 @@ class Listed:
         return torch.arange(self.anchors, device=device), torch.arange(self.candidates, device=device)
 
     def take(self, rows: Tensor) -> "Listed":
-        place = self.anchor.new_full((self.anchors,), -1)
-        place[rows] = torch.arange(len(rows), device=rows.device)
-        there = place[self.anchor] >= 0
-        kept = torch.stack([place[self.anchor[there]], self.candidate[there]], 1)
-        return Listed.of(kept, len(rows), self.candidates)
+        order = torch.argsort(rows, stable=True)
+        near, pair = SameClass(rows[order], self.anchor).pairs()
+        return Listed.of(torch.stack([order[near], self.candidate[pair]], 1), len(rows), self.candidates)
 
 
 def matches(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> PairList:

@@ -75,8 +75,19 @@ def top_k(s: Tensor, keep: Tensor, k: int) -> tuple[Tensor, Tensor]:
     s = s.masked_fill(~keep, -torch.inf)
     if s.shape[1] < k:
         s = torch.cat([s, s.new_full((len(s), k - s.shape[1]), -torch.inf)], 1)
-    value, column = s.topk(k, 1)
+    value, column = largest(s, k)
     return value, column.masked_fill(value == -torch.inf, -1)
+
+
+def largest(s: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and columns of the k largest entries of each row, largest first; of equals the first column."""
+    value, column = s.topk(k, 1, sorted=True)
+    again = (s >= value[:, -1:]).sum(1) > k
+    again |= (value[:, 1:] == value[:, :-1]).any(1)
+    if again.any():
+        some = s[again].sort(dim=1, descending=True, stable=True)
+        value[again], column[again] = some.values[:, :k], some.indices[:, :k]
+    return value, column
 
 
 def order_statistic(s: Tensor, keep: Tensor, rank: int | Tensor) -> Tensor:

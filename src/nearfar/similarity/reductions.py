@@ -18,8 +18,9 @@ similarity, each gives one value per anchor:
 
 With ``per="positive"`` there is one value for each positive pair p = (i, j), whose threshold t_p may differ
 from pair to pair. With ``per="candidate"`` there is one for each candidate, over the anchors that it is a
-negative of. Thresholds may carry gradient.
+negative of; OrderStatistic and Sample are of anchors only. Thresholds may carry gradient.
 
+Of several candidates that are equal one is taken: the first, as a backend lists them.
 A row without negatives gives 0 for sums, counts and means, -inf for LogSumExp, Max and OrderStatistic, +inf
 for Min.
 """
@@ -27,7 +28,7 @@ for Min.
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -128,7 +129,7 @@ class OrderStatistic:
 
     rank: int | Tensor
     over: Literal["anchor", "batch"] = "anchor"
-    per: Per = "anchor"
+    per: ClassVar[Per] = "anchor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ class Sample:
 
     log_weight: Callable[[Tensor], Tensor]
     uniform: Tensor
-    per: Per = "anchor"
+    per: ClassVar[Per] = "anchor"
 
 
 Reduction = (

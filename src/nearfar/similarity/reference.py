@@ -39,6 +39,9 @@ class ReferenceBlock:
         self.measure: Measure = measure
         self.relation = relation
 
+    def __len__(self) -> int:
+        return len(self.anchors)
+
     def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         return self.at(anchor, candidate)
 
@@ -81,9 +84,15 @@ class ReferenceBlock:
             values.append(_define(reduction, s, others, t, k)[None])
         if values:
             return torch.cat(values)
-        whole = (ArgMax, TopK, Sample)
-        nothing = owners[:0] if isinstance(reduction, whole) else self.anchors[:0].sum(1)
-        return nothing.view(0, *([-1] if isinstance(reduction, (TopK, Sample)) else []))
+        match reduction:
+            case TopK(k=k):
+                return owners.new_empty(0, k)
+            case Sample(uniform=uniform):
+                return owners.new_empty(0, uniform.shape[1])
+            case ArgMax():
+                return owners.new_empty(0)
+            case _:
+                return self.anchors[:0].sum(1)
 
     def _negatives(self, i: int, interval: Interval) -> tuple[Tensor, Tensor]:
         """Similarities of one anchor's negatives, and which candidates they are."""
@@ -136,7 +145,7 @@ def _define(  # noqa: PLR0912, one case a reduction
         case SoftplusSum(scale=scale):
             return torch.logaddexp(scale * (s - t), torch.zeros_like(s)).sum() / scale
         case SigmoidSquareSum(scale=scale):
-            return (1 / (1 + torch.exp(-scale * (s - t)))).square().sum()
+            return torch.sigmoid(scale * (s - t)).square().sum()
         case OrderStatistic(rank=rank):
             r = int(rank[row]) if isinstance(rank, Tensor) and rank.ndim else int(rank)
             beyond = torch.inf if r < 1 else -torch.inf

@@ -21,12 +21,14 @@ class Relation:
         own: the candidate that IS the anchor, or -1; None when no anchor is among the candidates.
         anchor_ids: id of each anchor, or None.
         candidate_ids: id of each candidate, or None.
+        symmetric: a batch against itself: whatever holds for (i, j) holds for (j, i).
     """
 
     kinship: Kinship
     own: Int[Tensor, " anchor"] | None = None
     anchor_ids: Int[Tensor, " anchor"] | None = None
     candidate_ids: Int[Tensor, " candidate"] | None = None
+    symmetric: bool = False
 
     def positives(self) -> PairList:
         """List the positive pairs (anchor, candidate), ordered by anchor, then by candidate."""
@@ -67,4 +69,5 @@ class Relation:
             kinship=self.kinship.take(rows),
             own=None if self.own is None else self.own[rows],
             anchor_ids=None if self.anchor_ids is None else self.anchor_ids[rows],
+            symmetric=False,
         )

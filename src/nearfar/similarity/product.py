@@ -1,4 +1,4 @@
-"""Float32 products of rows, as fast as this machine makes them, and threads that each own their rows.
+"""Float32 products of rows, as fast as this machine makes them.
 
 On many processors oneDNN's float32 product is about twice as fast as the one behind ``torch.mm``, which torch
 never chooses by itself. A setting of torch can also make either product round to bfloat16 or TF32; ranks
@@ -8,18 +8,13 @@ would then be wrong, so a product is used only after it has shown float32 accura
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-Value = TypeVar("Value")
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(queries [q, dim], gallery [g, dim], bias [g] or None) -> queries @ gallery.T + bias, float32 [q, g]."""
@@ -37,6 +32,18 @@ def relative_error(dim: int) -> float:
 
 def choose_product(dim: int, device: torch.device) -> Product:
     """Return the fastest product that is accurate to float32 under the settings torch has at this moment."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    settings = (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cuda.matmul.allow_tf32,
+        getattr(matmul, "fp32_precision", None),
+    )
+    return _choose(dim, device, settings)
+
+
+@cache
+def _choose(dim: int, device: torch.device, settings: tuple) -> Product:
+    """Try the products on a sample, once for each state of torch's settings."""
     products = [_torch_product]
     if device.type == "cpu" and _onednn_is_faster():
         products.insert(0, _onednn_product)
@@ -49,7 +56,7 @@ def choose_product(dim: int, device: torch.device) -> Product:
         error = (product(left.to(device), right.to(device), None).cpu() - exact).abs().max().item()
         if error <= relative_error(dim):
             return product
-    log.info("float32 products are set to a lower precision on %s; using float64 products instead", device)
+    log.info("float32 products are rounded on %s (settings %s); using float64 products", device, settings)
     return _float64_product
 
 
@@ -68,36 +75,18 @@ def _float64_product(queries: Tensor, gallery: Tensor, bias: Tensor | None) -> T
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Time both products once on this machine (a few milliseconds)."""
+    """Time both products once on this machine, in turn (about ten milliseconds)."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(n, 128, generator=generator) for n in (128, 1024))
-
-    def seconds(product: Product) -> float:
-        best = math.inf
-        for _ in range(4):
-            start = time.perf_counter()
-            product(left, right, None)
-            best = min(best, time.perf_counter() - start)
-        return best
-
+    left, right = (torch.randn(n, 128, generator=generator) for n in (256, 512))
+    best = {_onednn_product: math.inf, _torch_product: math.inf}
     try:
-        return seconds(_onednn_product) < seconds(_torch_product)
+        for _ in range(20):  # the best of many: other processes can only slow a product down
+            for product, so_far in best.items():
+                start = time.perf_counter()
+                product(left, right, None)
+                best[product] = min(so_far, time.perf_counter() - start)
     except RuntimeError:  # a build of torch whose oneDNN cannot take plain float32 matrices
         return False
-
-
-def in_threads(work: Callable[[Item], Value], items: Iterable[Item], workers: int | None) -> list[Value]:
-    """Apply ``work`` to every item, one thread a core, each with single-threaded operations.
-
-    Threads over disjoint rows keep their speed when other processes share the cores; splitting every small
-    operation over all cores does not.
-    """
-    before = torch.get_num_threads()
-    count = workers or before
-    try:
-        with ThreadPoolExecutor(count, "nearfar", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(before)  # what a thread sets is also what threads started later begin with
+    return best[_onednn_product] < best[_torch_product]

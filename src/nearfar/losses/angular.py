@@ -1,0 +1,139 @@
+"""Angular loss: the angle at the negative, instead of distances, bounded for every positive pair."""
+
+from collections.abc import Iterator
+from functools import partial
+from math import radians, tan
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nearfar.errors import NearfarError
+from nearfar.losses.chosen import from_anchor, from_positive, named_negatives, refuse_thresholds
+from nearfar.losses.registry import register_loss
+from nearfar.losses.terms import Terms
+from nearfar.pairs import Pairs
+from nearfar.similarity import Block, LogSumExp, SameClass, softplus
+from nearfar.similarity.block import Build
+from nearfar.similarity.interval import Interval
+from nearfar.similarity.stable import logsumexp
+
+
+@register_loss(reduction="mean_terms", needs="positive")
+def angular(pairs: Pairs, *, alpha: float = 40.0) -> Terms:
+    """Keep the angle at which a negative sees a positive pair below α.
+
+    With x unit vectors, P_i the positives and N_i the negatives of anchor i:
+
+        f_ipn = 4 tan²α (x_i + x_p)·x_n - 2 (1 + tan²α) x_i·x_p
+        L_i = Σ_{p∈P_i} log(1 + Σ_{n∈N_i} exp(f_ipn))
+
+    averaged over the positive pairs. The paper draws pairs of distinct classes and takes one negative of
+    each other class; here all negatives count. A positive pair is one virtual anchor x_i + x_p, so that
+    this costs as many rows of comparisons as there are positive pairs, each row once; none are stored.
+
+    Args:
+        alpha: α in degrees, between 0 and 90.
+
+    Returns:
+        One term per positive pair; 0 for an anchor without positives or without negatives.
+
+    Raises:
+        NearfarError: if ``alpha`` is out of range, the similarity is a distance, or thresholds have mined.
+
+    Reference:
+        Wang et al., ICCV 2017. https://arxiv.org/abs/1708.01682
+    """
+    if not 0 < alpha < 90:
+        raise NearfarError(f"alpha is an angle between 0 and 90 degrees; got {alpha}.")
+    if pairs.measure not in ("cosine", "dot"):
+        raise NearfarError(
+            f"angular is made of inner products; use similarity='cosine' or 'dot', not {pairs.measure!r}."
+        )
+    refuse_thresholds(pairs, "angular")
+    square = tan(radians(alpha)) ** 2
+    push = _negatives(pairs, 4 * square)
+    value = softplus(push - 2 * (1 + square) * pairs.positives.similarity)
+    return Terms(
+        total=pairs.per_anchor(value, "sum"),
+        count=pairs.per_anchor((push > -torch.inf).to(value), "sum"),
+        active=pairs.per_anchor((value != 0).to(value), "sum"),
+    )
+
+
+def _negatives(pairs: Pairs, scale: float) -> Float[Tensor, " positive"]:
+    """log Σ_{n∈N_i} exp(a (x_i + x_p)·x_n) for each positive pair (i, p)."""
+    columns = named_negatives(pairs)
+    if columns is not None:
+        both = from_anchor(pairs, columns) + from_positive(pairs, columns)
+        return logsumexp(scale * both, columns >= 0)
+    anchor, candidate, back = _distinct(pairs)
+    turns = [(turn, anchor[turn], candidate[turn]) for turn in _turns(anchor, len(pairs))]
+    push = _Virtual.apply(pairs.block.anchors, pairs.block.candidates, pairs.block, scale, turns)
+    return push if back is None else push[back]
+
+
+def _distinct(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor | None]:
+    """List the positive pairs, (i, p) and (p, i) once where both have the same negatives.
+
+    Returns:
+        Anchors and candidates ordered by anchor, and where each positive pair is in them.
+    """
+    anchor, candidate = pairs.positives.anchor, pairs.positives.candidate
+    relation = pairs.block.relation
+    if not (relation.symmetric and relation.anchor_ids is None and isinstance(relation.kinship, SameClass)):
+        return anchor, candidate, None
+    n = max(1, len(pairs))
+    ends = torch.minimum(anchor, candidate) * n + torch.maximum(anchor, candidate)
+    pair, back = torch.unique(ends, return_inverse=True)
+    return pair // n, pair % n, back
+
+
+class _Virtual(torch.autograd.Function):
+    """The reduction for some virtual anchors after others; each turn is made again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchors: Tensor,
+        candidates: Tensor,
+        block: Block,
+        scale: float,
+        turns: list[tuple[Tensor, Tensor, Tensor]],
+    ) -> Tensor:
+        ctx.save_for_backward(anchors, candidates)
+        ctx.reduce, ctx.turns = partial(_reduce, block, scale), turns
+        push = anchors.new_empty(sum(len(turn) for turn, _, _ in turns))
+        for turn, anchor, candidate in turns:
+            push[turn] = ctx.reduce(anchors, candidates, anchor, candidate)
+        return push
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyrefly: ignore[bad-override]
+        needed = ctx.needs_input_grad[:2]
+        inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, needed, strict=True)]
+        for turn, anchor, candidate in ctx.turns:
+            with torch.enable_grad():
+                value = ctx.reduce(*inputs, anchor, candidate)
+            torch.autograd.backward(value, gradient[turn])
+        return *(x.grad for x in inputs), None, None, None
+
+
+def _reduce(
+    block: Block, scale: float, anchors: Tensor, candidates: Tensor, anchor: Tensor, candidate: Tensor
+) -> Float[Tensor, " turn"]:
+    """log Σ exp(a v·x_n) for the virtual anchors v = x_i + x_p; their negatives are those of i."""
+    build = cast(Build, type(block))
+    virtual = build(anchors[anchor] + candidates[candidate], candidates, "dot", block.relation.take(anchor))
+    (value,) = virtual.stream(Interval(), anchor[:0], (LogSumExp(scale=scale),))
+    return value
+
+
+def _turns(anchor: Int[Tensor, " positive"], n: int) -> Iterator[Int[Tensor, " turn"]]:
+    """Split the positive pairs so that an anchor comes once in each part: its first pair, its second, …"""
+    count = torch.bincount(anchor, minlength=n)
+    place = torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
+    order = torch.argsort(place, stable=True)
+    yield from order.split(torch.bincount(place).tolist()) if len(order) else ()

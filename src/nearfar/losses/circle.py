@@ -1,0 +1,49 @@
+"""Circle loss: pairs far from their goal pull and push harder."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nearfar.errors import NearfarError
+from nearfar.losses.registry import register_loss
+from nearfar.pairs import Pairs
+from nearfar.similarity import LogSumExp, softplus
+
+
+@register_loss(needs="positive")
+def circle(
+    pairs: Pairs, *, margin: float = 0.4, temperature: float = 1 / 80, frozen: bool = False
+) -> Float[Tensor, " anchor"]:
+    """Compare all positives with all negatives, each weighed by how far it is from its goal.
+
+    With s_ij the cosine, m the margin, τ the temperature, P_i the positives and N_i the negatives of anchor
+    i, and [x]₊ = max(0, x):
+
+        L_i = log( 1 + Σ_{n∈N_i} exp([s_in + m]₊ (s_in - m) / τ)
+                       · Σ_{p∈P_i} exp(-[1 + m - s_ip]₊ (s_ip - 1 + m) / τ) )
+
+    The paper takes the weights [·]₊ as constants when it derives the gradient, which then is not that of the
+    value: s_in is driven to -m rather than to 0, and s_ip to 1 + m rather than to 1.
+
+    Args:
+        margin: m, in similarity. The paper has 0.25 for faces and persons, 0.4 for retrieval.
+        temperature: τ (> 0), 1/γ of the paper: γ = 256 for faces, 128 for persons, 80 for retrieval.
+        frozen: take the weights as constants for the gradient, as the paper does. Same value.
+
+    Returns:
+        One value per anchor; 0 for an anchor without positives or without negatives.
+
+    Raises:
+        NearfarError: if ``temperature`` is not positive.
+
+    Reference:
+        Sun et al., CVPR 2020, section 3. https://arxiv.org/abs/2002.10857
+    """
+    if temperature <= 0:
+        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    (push,) = pairs.stream(LogSumExp(scale=1 / temperature, shift=margin, floor=-margin, frozen=frozen))
+    s = pairs.positives.similarity
+    weight = (1 + margin - s).clamp_min(0)
+    if frozen:
+        weight = weight.detach()
+    pull = pairs.per_anchor(-weight * (s - 1 + margin) / temperature, "logsumexp")
+    return softplus(pull + push)

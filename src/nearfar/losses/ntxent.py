@@ -1,0 +1,41 @@
+"""NT-Xent loss: name each positive among the negatives, at a temperature."""
+
+from nearfar.errors import NearfarError
+from nearfar.losses.registry import register_loss
+from nearfar.losses.terms import Terms
+from nearfar.pairs import Pairs
+from nearfar.similarity import LogSumExp, softplus
+
+
+@register_loss(reduction="mean_terms", needs="positive")
+def ntxent(pairs: Pairs, *, temperature: float = 0.1) -> Terms:
+    """Classify each positive against all negatives of its anchor.
+
+    With s_ij the similarity, τ the temperature, P_i the positives and N_i the negatives of anchor i:
+
+        L_i = -Σ_{p∈P_i} log( exp(s_ip/τ) / (exp(s_ip/τ) + Σ_{n∈N_i} exp(s_in/τ)) )
+
+    An anchor's other positives do not enter a pair's denominator (those of ``supcon`` do). The terms are the
+    positive pairs; two views of each image are labels that occur twice.
+
+    Args:
+        temperature: τ (> 0). Smaller: the nearest negatives decide more.
+
+    Returns:
+        One term per positive pair; 0 for an anchor without positives.
+
+    Raises:
+        NearfarError: if ``temperature`` is not positive.
+
+    Reference:
+        Chen et al., ICML 2020, eq. 1. https://arxiv.org/abs/2002.05709
+    """
+    if temperature <= 0:
+        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
+    each = softplus(negatives[pairs.positives.anchor] - pairs.positives.similarity / temperature)
+    return Terms(
+        total=pairs.per_anchor(each, "sum"),
+        count=pairs.positive_count,
+        active=pairs.per_anchor((each > 0).to(each), "sum"),
+    )

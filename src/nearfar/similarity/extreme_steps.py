@@ -1,0 +1,114 @@
+"""How the largest, the smallest and the k largest take in a tile; one pair gets the gradient."""
+
+import torch
+from torch import Tensor
+
+from nearfar.similarity.layout import Side
+from nearfar.similarity.reduce import largest
+from nearfar.similarity.steps import edges_of
+from nearfar.similarity.tile import BIG, Edge, Tile
+
+PART = 128
+"""Rows of the other side in a part."""
+
+
+class ExtremeStep:
+    """max_j s_ij, or max { s_ij : s_ij < t_i } for each row of a matrix of thresholds [threshold, row].
+
+    Each tile leaves only a largest value and the part of the tile that has it; which pair it was is looked up
+    afterwards, in that part (``nearfar.similarity.scan.find``); of equals the first in sorted order.
+    ``sign=-1`` gives the smallest.
+    """
+
+    differentiable = False
+
+    def __init__(
+        self,
+        thresholds: Tensor | None,
+        side: Side,
+        other: Side,
+        over_candidates: bool,
+        like: Tensor,
+        sign: float = 1.0,
+    ) -> None:
+        self.thresholds, self.over_candidates, self.sign = thresholds, over_candidates, sign
+        self.fill = -torch.inf * sign
+        depth = 1 if thresholds is None else len(thresholds)
+        self.value = like.new_full((depth, len(side)), -torch.inf)
+        self.where = torch.full((depth, len(side)), 2**62, device=like.device)
+        self.first, self.parts = [], []
+        for block in other.blocks:
+            self.first.append(len(self.parts))
+            self.parts += [slice(a, min(a + PART, block.stop)) for a in range(block.start, block.stop, PART)]
+
+    def visit(self, tile: Tile) -> bool:
+        for edge in edges_of(tile, self.over_candidates):
+            for k in range(len(self.value)):
+                best, part = self._best(edge, k)
+                value, where = self.value[k, edge.rows], self.where[k, edge.rows]
+                # Of equal values the first counts, whatever the order of the visits.
+                better = (best > value) | ((best == value) & (where > part))
+                where.copy_(torch.where(better, part, where))
+                torch.maximum(value, best, out=value)
+        return False
+
+    def result(self) -> Tensor:
+        value = self.value.masked_fill(self.value < -BIG / 10, -torch.inf) * self.sign
+        return value[0] if self.thresholds is None else value
+
+    def receive(self, gradient: Tensor | None) -> None:
+        """Nothing to prepare: the pairs behind the values are looked up."""
+
+    def weigh(self, tile: Tile, weights: Tensor) -> None:
+        """Nothing to add: the gradient has one entry a row."""
+
+    def _best(self, edge: Edge, k: int) -> tuple[Tensor, Tensor]:
+        """Each row's extreme in the tile, and the number of the part of the other side that holds it."""
+        s, out = edge.s, edge.buffer("values")
+        if edge.inside is not None:
+            s = torch.sub(edge.inside, 1.0, out=out).mul_(BIG * self.sign).add_(s)
+        if self.thresholds is not None:
+            reached = torch.ge(s, self.thresholds[k, edge.rows, None], out=edge.buffer("each"))
+            s = reached.mul_(-BIG).add_(s)
+        first = self.first[edge.other]
+        parts = s.split(PART, 1)
+        ends = torch.stack([x.amax(1) if self.sign > 0 else x.amin(1).neg_() for x in parts])
+        best, part = ends.max(0)
+        return best, part.add_(first)
+
+
+class TopKStep:
+    """The k largest s_ij of each row and where they lie (sorted places), nearest first; -1 for none."""
+
+    fill = -torch.inf
+    differentiable = False
+
+    def __init__(self, k: int, side: Side, columns: Side, over_candidates: bool, like: Tensor) -> None:
+        self.k, self.over_candidates, self.columns = k, over_candidates, columns
+        self.value = like.new_full((len(side), k), -torch.inf)
+        self.place = torch.full((len(side), k), -1, device=like.device)
+
+    def visit(self, tile: Tile) -> bool:
+        for edge in edges_of(tile, self.over_candidates):
+            s = edge.s
+            if edge.inside is not None:
+                out = edge.buffer("values")
+                s = torch.sub(edge.inside, 1.0, out=out).mul_(BIG).add_(s)
+            value, place = largest(s, min(self.k, s.shape[1]))
+            value = torch.cat([self.value[edge.rows], value], 1)
+            place = torch.cat([self.place[edge.rows], place + self.columns.blocks[edge.other].start], 1)
+            # By value and then by place: of equals the first counts, whatever the order of the visits.
+            order = place.argsort(dim=1)
+            order = order.gather(1, value.gather(1, order).argsort(dim=1, descending=True, stable=True))
+            self.value[edge.rows] = value.gather(1, order[:, : self.k])
+            self.place[edge.rows] = place.gather(1, order[:, : self.k])
+        return False
+
+    def result(self) -> Tensor:
+        return self.place.masked_fill(self.value < -BIG / 10, -1)
+
+    def receive(self, gradient: Tensor | None) -> None:
+        """Nothing: places have no gradient."""
+
+    def weigh(self, tile: Tile, weights: Tensor) -> None:
+        """Nothing: places have no gradient."""

@@ -1,0 +1,254 @@
+"""How each reduction takes in a tile, and what weight it gives each similarity: sums over curves."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nearfar.similarity.layout import Side
+from nearfar.similarity.reductions import Count, HingeSum, SigmoidSquareSum, SoftplusSum, SquaredHingeSum, Sum
+from nearfar.similarity.tile import Edge, Tile
+
+
+class Step(Protocol):
+    """One reduction at work: takes in tile after tile, then gives its result.
+
+    Threads call ``visit`` and ``weigh`` for tiles that share no rows; state is indexed by the rows.
+
+    Attributes:
+        fill: what a similarity that is no negative is set to before ``visit``.
+        differentiable: whether similarities get gradient in the second pass (``weigh``).
+    """
+
+    fill: float
+    differentiable: bool
+
+    def visit(self, tile: Tile) -> bool:
+        """Take in a tile; return whether its similarities may get gradient."""
+        ...
+
+    def result(self) -> Tensor:
+        """Return [row], or [threshold, row] for a matrix of thresholds."""
+        ...
+
+    def receive(self, gradient: Tensor | None) -> None:
+        """Take the gradient of the result, before ``weigh``."""
+        ...
+
+    def weigh(self, tile: Tile, weights: Tensor) -> None:
+        """Add this reduction's dL/ds to ``weights`` [row, column]."""
+        ...
+
+
+def edges_of(tile: Tile, over_candidates: bool) -> list[Edge]:
+    return [tile.columns] if over_candidates else tile.edges
+
+
+def add_rows(state: Tensor, edge: Edge, values: Tensor) -> None:
+    """Add to each row's state its sum of ``values`` (as the edge sees them) over the interval."""
+    inside = edge.inside
+    if inside is not None:
+        values = torch.mul(values, inside, out=edge.buffer("sum"))
+    state[edge.rows].add_(values.sum(1))
+
+
+class Curve:
+    """A function f of s - t, and its slope; both are written to ``out``.
+
+    Attributes:
+        fill: a similarity for which f is 0.
+        flat: whether f is 0 for all s <= t.
+    """
+
+    fill = -torch.inf
+    flat = False
+
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Identity(Curve):
+    fill = 0.0
+
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+        return s
+
+    def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+        return out.fill_(1.0)
+
+
+class Passed(Curve):
+    """1 where s > t, else 0; no slope."""
+
+    flat = True
+
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        return torch.gt(s, t, out=out)
+
+
+class Hinge(Curve):
+    flat = True
+
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        return torch.sub(s, t, out=out).clamp_(min=0.0)
+
+    def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        return torch.gt(s, t, out=out)
+
+
+class SquaredHinge(Curve):
+    flat = True
+
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        return torch.sub(s, t, out=out).clamp_(min=0.0).square_()
+
+    def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        return torch.sub(s, t, out=out).clamp_(min=0.0).mul_(2.0)
+
+
+class Softplus(Curve):
+    """log(1 + e^(a z)) / a. Above a z = 40 it is the line, to the last bit of float64."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(torch.sub(s, t, out=out), self.scale, 40.0)
+
+    def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        return torch.sub(s, t, out=out).mul_(self.scale).sigmoid_()
+
+
+class SigmoidSquare(Curve):
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        return torch.sub(s, t, out=out).mul_(self.scale).sigmoid_().square_()
+
+    def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        p = torch.sub(s, t, out=out).mul_(self.scale).sigmoid_()
+        return p.square().mul_(1 - p).mul_(2 * self.scale)
+
+
+CurveSum = Sum | Count | HingeSum | SquaredHingeSum | SoftplusSum | SigmoidSquareSum
+
+
+def curve_of(reduction: CurveSum) -> Curve:
+    match reduction:
+        case Sum():
+            return Identity()
+        case Count():
+            return Passed()
+        case HingeSum():
+            return Hinge()
+        case SquaredHingeSum():
+            return SquaredHinge()
+        case SoftplusSum(scale=scale):
+            return Softplus(scale)
+        case SigmoidSquareSum(scale=scale):
+            return SigmoidSquare(scale)
+
+
+class CurveStep:
+    """Σ_j f(s_ij - t_i): one threshold for all rows, or a matrix [threshold, row] (+inf: none)."""
+
+    def __init__(
+        self, curve: Curve, thresholds: float | Tensor, side: Side, over_candidates: bool, like: Tensor
+    ) -> None:
+        self.curve, self.over_candidates = curve, over_candidates
+        self.fill = curve.fill
+        self.differentiable = not isinstance(curve, Passed)
+        self.matrix = thresholds if isinstance(thresholds, Tensor) else None
+        self.scalar = 0.0 if isinstance(thresholds, Tensor) else thresholds
+        shape = (len(side),) if self.matrix is None else tuple(self.matrix.shape)
+        self.sums = like.new_zeros(shape)
+        self.slopes = like.new_zeros(shape)
+        self.gradient: Tensor | None = None
+        self.depth, self.reach = self._per_block(side)
+
+    def visit(self, tile: Tile) -> bool:
+        edges = edges_of(tile, self.over_candidates)
+        if self.curve.flat and tile.largest <= min(self.reach[edge.block] for edge in edges):
+            return False
+        if self.matrix is None:
+            values = self.curve.value(tile.s, self.scalar, tile.buffer("values"))
+            for edge in edges:
+                add_rows(self.sums, edge, edge.see(values))
+        else:
+            for edge in edges:
+                for k in range(self.depth[edge.block]):
+                    add_rows(self.sums[k], edge, self.curve.value(*self._at(edge, k)))
+        return True
+
+    def result(self) -> Tensor:
+        return self.sums
+
+    def receive(self, gradient: Tensor | None) -> None:
+        self.gradient = gradient
+
+    def weigh(self, tile: Tile, weights: Tensor) -> None:
+        edges = edges_of(tile, self.over_candidates)
+        if self.matrix is None:
+            slope = self.curve.slope(tile.s, self.scalar, tile.buffer("values"))
+            add_spread(weights, slope, edges, self.gradient)
+            return
+        for edge in edges:
+            seen = edge.see(weights)
+            for k in range(self.depth[edge.block]):
+                slope = self.curve.slope(*self._at(edge, k))
+                if edge.inside is not None:
+                    slope.mul_(edge.inside)
+                self.slopes[k, edge.rows].add_(slope.sum(1))
+                if self.gradient is None:
+                    seen.add_(slope)
+                else:
+                    seen.addcmul_(slope, self.gradient[k, edge.rows, None])
+
+    def _at(self, edge: Edge, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Similarities, the k-th threshold of each row, and a buffer, as the edge sees them."""
+        assert self.matrix is not None
+        return (
+            edge.s,
+            self.matrix[k, edge.rows, None],
+            edge.buffer("values"),
+        )
+
+    def _per_block(self, side: Side) -> tuple[list[int], list[float]]:
+        """How many thresholds the rows of each block have at most, and the lowest of them."""
+        if self.matrix is None:
+            return [1] * len(side.blocks), [self.scalar] * len(side.blocks)
+        real = self.matrix < torch.inf
+        depth = [int(real[:, block].sum(0).max()) for block in side.blocks]
+        return depth, [
+            float(self.matrix[:, block].min()) if len(self.matrix) else torch.inf for block in side.blocks
+        ]
+
+
+def add_spread(weights: Tensor, slope: Tensor, edges: list[Edge], gradient: Tensor | None) -> None:
+    """Add slope_ij (g_i + g_j) to the weights: g_i where the pair counts for its row, g_j for its column.
+
+    Without ``gradient`` each g is 1.
+    """
+    if gradient is None and edges[0].inside is None:
+        weights.add_(slope, alpha=len(edges))
+        return
+    total = edges[0].see(edges[0].buffer("spread"))
+    if gradient is not None and edges[0].inside is None:
+        first, *second = (edge.see(gradient[edge.rows, None]) for edge in edges)
+        weights.addcmul_(slope, torch.add(first, second[0], out=total) if second else first)
+        return
+    for number, edge in enumerate(edges):
+        factor, seen = edge.inside, edge.see(total)
+        assert factor is not None
+        if gradient is not None:
+            out = seen if number == 0 else edge.buffer("sum")
+            factor = torch.mul(factor, gradient[edge.rows, None], out=out)
+        if number:
+            seen.add_(factor)
+        elif gradient is None:
+            seen.copy_(factor)
+    weights.addcmul_(slope, total)

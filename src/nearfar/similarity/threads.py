@@ -1,0 +1,102 @@
+"""One thread a core over disjoint work, each with single-threaded operations.
+
+Threads that own their rows keep their speed when other processes share the cores; splitting every small
+operation over all cores does not: each operation then waits for the slowest core.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
+
+
+def in_threads(work: Callable[[Item], Value], items: Iterable[Item], workers: int | None) -> list[Value]:
+    """Apply ``work`` to every item, on ``workers`` threads (None: as many as torch uses)."""
+    return list(_pool(workers or torch.get_num_threads()).map(work, items))
+
+
+def in_turn(work: Callable[[int], None], keys: Sequence[tuple[int, ...]], workers: int | None = None) -> None:
+    """Call ``work(0)``, ``work(1)``, …; calls that share a key run one after the other, in this order.
+
+    So whatever two calls with a common key change is changed in the same order by any number of threads: sums
+    are the same to the last bit.
+
+    Args:
+        keys: for each call, what it changes.
+        workers: threads; None is as many as torch uses.
+    """
+    workers = min(workers or torch.get_num_threads(), len(keys))
+    if workers <= 1:
+        for index in range(len(keys)):
+            work(index)
+        return
+    turns = _turns(keys)
+    done = [0] * (1 + max(key for some in keys for key in some))
+    changed = threading.Condition()
+    upcoming = count()
+    failed = False
+
+    def ready(index: int) -> bool:
+        return failed or all(done[key] == turn for key, turn in zip(keys[index], turns[index], strict=True))
+
+    def loop() -> None:
+        nonlocal failed
+        while (index := next(upcoming)) < len(keys) and not failed:
+            with changed:
+                changed.wait_for(lambda i=index: ready(i))
+            if failed:
+                return
+            try:
+                with torch.no_grad():
+                    work(index)
+            except BaseException:
+                failed = True
+                raise
+            finally:
+                with changed:
+                    for key in keys[index]:
+                        done[key] += 1
+                    changed.notify_all()
+
+    for future in [_pool(workers).submit(loop) for _ in range(workers)]:
+        future.result()
+
+
+def _turns(keys: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Count for each call and each of its keys how many earlier calls have that key."""
+    seen: dict[int, int] = {}
+    turns = []
+    for some in keys:
+        turns.append(tuple(seen.get(key, 0) for key in some))
+        for key in some:
+            seen[key] = seen.get(key, 0) + 1
+    return turns
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    if workers not in _pools:
+        before = torch.get_num_threads()
+        started = threading.Barrier(workers + 1)
+        pool = ThreadPoolExecutor(workers, "nearfar", initializer=_single_thread)
+        for _ in range(workers):
+            pool.submit(started.wait)
+        started.wait()
+        torch.set_num_threads(before)  # what a thread sets is also what threads started later begin with
+        _pools[workers] = pool
+    return _pools[workers]
+
+
+def _single_thread() -> None:
+    """Give this thread one thread for its operations; asking for the number makes torch note it for good."""
+    torch.set_num_threads(1)
+    torch.get_num_threads()

@@ -1,0 +1,244 @@
+"""The tiled backend: several tiles, any tile size, any number of threads, and the digits of float32."""
+
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import nearfar
+from nearfar.pairs import Pairs
+from nearfar.similarity import (
+    ArgMax,
+    Count,
+    HingeSum,
+    LogSumExp,
+    Max,
+    OrderStatistic,
+    SoftMean,
+    SoftplusSum,
+    Sum,
+    TopK,
+    softmax_steps,
+    tiled,
+)
+from nearfar.similarity.threads import in_turn
+from problems import PAIR_LOSSES, batch
+
+
+def value_and_gradient(create: dict, x, labels, **call):
+    loss = nearfar.losses.create(**create)
+    x = x.clone().requires_grad_()
+    value = loss(x, labels, **call)
+    (grad,) = torch.autograd.grad(value, x)
+    return value.detach(), grad
+
+
+@pytest.mark.parametrize("size", [16, 50, 512])
+@pytest.mark.parametrize("mining", [None, "hard", "semi_hard", "multi_similarity"])
+@pytest.mark.parametrize("name", ["supcon", "triplet", "contrastive", "lifted_structure_generalized"])
+def test_tile_size_changes_nothing(monkeypatch, size, mining, name):
+    """Ragged tiles at the ends, classes across tiles; 211 rows."""
+    monkeypatch.setattr(tiled, "TILE", size)
+    x, labels = batch(41, 5, 9, spread=0.9)
+    x, labels = torch.cat([x, batch(6, 1, 9, seed=5)[0]]), torch.cat([labels, torch.full((6,), 77)])
+    dense = value_and_gradient({"name": name, "mining": mining, "backend": "dense"}, x, labels)
+    ours = value_and_gradient({"name": name, "mining": mining, "backend": "tiled"}, x, labels)
+    torch.testing.assert_close(ours[0], dense[0], rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(ours[1], dense[1], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("measure", ["cosine", "euclidean"])
+@pytest.mark.parametrize("name", ["supcon", "triplet", "multi_similarity"])
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch, name, measure):
+    monkeypatch.setattr(tiled, "TILE", 32)
+    x, labels = batch(60, 4, 16)
+    x = x.float()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            create = {"name": name, "similarity": measure, "backend": "tiled"}
+            results.append(value_and_gradient(create, x, labels))
+    finally:
+        torch.set_num_threads(before)
+    for value, grad in results[1:]:
+        assert torch.equal(value, results[0][0])
+        assert torch.equal(grad, results[0][1])
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.02, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_temperature(temperature, dtype):
+    """Exponents span 2 / 0.005 · log₂ e = 577 powers of two, of which float32 has 250."""
+    x, labels = batch(30, 3, 4, spread=0.3)
+    create = {"name": "supcon", "temperature": temperature}
+    exact = value_and_gradient({**create, "backend": "reference"}, x, labels)
+    ours = value_and_gradient({**create, "backend": "tiled"}, x.to(dtype), labels)
+    tolerance = 1e-9 if dtype == torch.float64 else 2e-4  # similarities of float32, over the temperature
+    torch.testing.assert_close(ours[0].double(), exact[0], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(ours[1].double(), exact[1], rtol=tolerance, atol=tolerance)
+
+
+def test_rows_that_follow_their_own_exponent(monkeypatch):
+    """Each softmax reduction, with and without bounds, on the path for exponents that span too much."""
+    x, labels = batch(20, 3, 5)
+    reductions = [
+        LogSumExp(scale=9.0, shift=0.2),
+        SoftMean(scale=-7.0),
+        LogSumExp(scale=5.0, floor=-0.2, shift=0.1),
+    ]
+    above = torch.linspace(-0.5, 0.5, len(x), dtype=x.dtype)
+    for bounds in ({}, {"above": above, "below": above + 0.7}):
+        results = []
+        for limit in (900.0, 0.0):
+            monkeypatch.setitem(softmax_steps.DEEPEST, torch.float64, limit)
+            monkeypatch.setitem(softmax_steps.HIGHEST, torch.float64, limit)
+            z = x.clone().requires_grad_()
+            values = Pairs.within(z, labels, backend="tiled").narrow(**bounds).stream(*reductions)
+            total = sum(torch.where(v.isfinite(), v, 0.0).sum() for v in values)
+            results.append((*values, *torch.autograd.grad(total, z)))
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_float32_is_as_exact_as_dense(name):
+    """Error against float64, over a few batches: no larger than that of `dense`, but for a few units."""
+    errors: dict[str, list[torch.Tensor]] = {"dense": [], "tiled": []}
+    for seed in range(4):
+        x, labels = batch(64, 4, 32, spread=0.9, seed=seed)
+        exact = value_and_gradient({"name": name, "backend": "dense"}, x, labels)
+        for backend, found in errors.items():
+            value, grad = value_and_gradient({"name": name, "backend": backend}, x.float(), labels)
+            in_value = (value - exact[0]).abs() / exact[0].abs().clamp_min(1e-30)
+            in_gradient = (grad - exact[1]).abs().max() / exact[1].abs().max().clamp_min(1e-30)
+            found.append(torch.stack([in_value, in_gradient]))
+    dense, ours = (torch.stack(errors[backend]).mean(0) for backend in ("dense", "tiled"))
+    assert (ours <= 1.2 * dense + 4e-7).all(), (dense, ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["supcon", "triplet", "multi_similarity"])
+def test_half_precision_is_summed_in_float32(name, dtype):
+    x, labels = batch(100, 4, 32)
+    x = x.to(dtype)
+    exact = value_and_gradient({"name": name, "backend": "reference"}, x.double(), labels)
+    ours = value_and_gradient({"name": name, "backend": "tiled"}, x, labels)
+    assert ours[0].dtype == torch.float32
+    torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-5, atol=1e-6)
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        ours[1].double(), exact[1], rtol=2 * rounding, atol=2 * rounding * exact[1].abs().max().item()
+    )
+
+
+@pytest.mark.parametrize("measure", ["euclidean", "squared_euclidean"])
+def test_distances_of_near_pairs_keep_their_digits(measure):
+    """Tight classes far from the origin: |x|² + |y|² - 2 <x, y> has no digit left in float32."""
+    x, labels = batch(40, 4, 16)
+    x = (10 + torch.randn(40, 16, dtype=torch.float64)[labels] * 1e-2 + 1e-4 * x).float()
+    create = {"name": "triplet", "similarity": measure, "margin": 0.0, "soft": True}
+    exact = value_and_gradient({**create, "backend": "reference"}, x.double(), labels)
+    ours = value_and_gradient({**create, "backend": "tiled"}, x, labels)
+    torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-6, atol=0)
+    assert (ours[1] - exact[1]).abs().max() <= 3e-6 * exact[1].abs().max()
+
+
+def test_tiles_under_every_threshold_are_skipped(monkeypatch):
+    """Separated classes: after the first pass no tile is made again, and nothing changes."""
+    made = []
+    tile = tiled.Scan._tile
+    monkeypatch.setattr(tiled.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
+    monkeypatch.setattr(tiled, "TILE", 16)
+    labels = torch.arange(16).repeat_interleave(4)
+    x = torch.eye(16, dtype=torch.float64)[labels] + 0.01 * torch.randn(64, 16, dtype=torch.float64)
+    weights = torch.linspace(1, 2, 64)
+    expected = value_and_gradient({"name": "contrastive", "backend": "dense"}, x, labels, weights=weights)
+    made.clear()
+    ours = value_and_gradient({"name": "contrastive", "backend": "tiled"}, x, labels, weights=weights)
+    assert len(made) == 10  # four blocks of 16: the tiles on and above the diagonal, once
+    torch.testing.assert_close(ours, expected)
+
+
+def test_several_reductions_share_one_pass(monkeypatch):
+    made = []
+    tile = tiled.Scan._tile
+    monkeypatch.setattr(tiled.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
+    x, labels = batch(10, 4, 8)
+    pairs = Pairs.within(x, labels, backend="tiled")
+    pairs.stream(LogSumExp(scale=3.0), Max(), ArgMax(), Sum(), Count(above=0.1), SoftplusSum(0.0), TopK(3))
+    assert len(made) == 10
+    made.clear()
+    nearfar.losses.create("multi_similarity", mining="multi_similarity", backend="tiled")(x, labels)
+    assert len(made) == 10
+
+
+def test_gradient_in_one_pass_for_a_common_upstream_only():
+    """A hinge sum makes its gradient in the forward pass; another upstream for each anchor makes it again."""
+    x, labels = batch(12, 4, 6)
+    threshold = torch.linspace(-0.5, 0.5, len(x), dtype=x.dtype)
+    for upstream in (torch.full((48,), 0.3, dtype=x.dtype), torch.linspace(-1, 1, 48, dtype=x.dtype)):
+        grads = []
+        for backend in ("dense", "tiled"):
+            z, t = x.clone().requires_grad_(), threshold.clone().requires_grad_()
+            value, _ = Pairs.within(z, labels, backend=backend).stream(HingeSum(t), Count(above=t.detach()))
+            grads.append(torch.autograd.grad(value @ upstream, [z, t]))
+        torch.testing.assert_close(grads[1], grads[0])
+
+
+@pytest.mark.parametrize("over", ["anchor", "batch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_order_statistics_are_exact_to_the_last_bit(over, dtype):
+    x, labels = batch(30, 4, 7)
+    pairs = Pairs.within(x.to(dtype), labels, backend="tiled")
+    s = pairs.block.anchors @ pairs.block.anchors.T
+    s = torch.where(labels[:, None] == labels, -torch.inf, s)
+    ordered = (s if over == "anchor" else s.reshape(1, -1)).sort(1, descending=True).values
+    for rank in (1, 17, 100):
+        (value,) = pairs.stream(OrderStatistic(rank, over=over))
+        expected = ordered[:, rank - 1].expand(len(x))
+        torch.testing.assert_close(value, expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-8)
+        assert torch.isin(value, s).all() or dtype == torch.float32
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    def work(index):
+        if index == 3:
+            raise RuntimeError("tile 3")
+
+    with pytest.raises(RuntimeError, match="tile 3"):
+        in_turn(work, [(0, 1), (2,), (0,), (1,), (1, 2), (0,)], workers=3)
+
+
+def test_calls_with_a_common_key_keep_their_order():
+    keys = [tuple(random.Random(k).sample(range(4), 1 + k % 2)) for k in range(60)]
+    seen = {key: [] for key in range(4)}
+
+    def work(index):
+        time.sleep(random.random() / 2000)
+        for key in keys[index]:
+            seen[key].append(index)
+
+    in_turn(work, keys, workers=4)
+    assert seen == {key: [k for k, some in enumerate(keys) if key in some] for key in range(4)}
+
+
+FORK = """
+import os, torch, nearfar
+x, labels = torch.randn(200, 8), torch.arange(200) // 4
+nearfar.losses.create("supcon", backend="tiled")(x, labels)
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(1)  # as torch's loader does in its workers
+    nearfar.losses.create("supcon", backend="tiled")(x, labels)
+    os._exit(0)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_forked_worker_may_compute_a_loss_too():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=60, check=False)
+    assert done.returncode == 0
