@@ -25,7 +25,10 @@ PAIR_LOSSES = [
     "tuplet_margin",
 ]
 
-# The same, but the anchors that a candidate is a negative of count as well: an anchor that is there twice counts
+# Losses over triplets: for some of them only rules that name negatives can mine.
+TRIPLET_LOSSES = ["angular", "margin", "quadruplet", "rank_hard", "triplet_softmax", "triplet_weighted"]
+
+# The same as pair losses, but the anchors that a candidate is a negative of count as well: an anchor that is there twice counts
 # twice, and against candidates a rule must narrow by similarity.
 TWO_SIDED_LOSSES = ["clip", "lifted_structure"]
 

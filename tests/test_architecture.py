@@ -82,6 +82,7 @@ def test_public_names():
     assert nearfar.__all__ == [
         "Embedder",
         "Pairs",
+        "Relevance",
         "data",
         "evaluate",
         "load",

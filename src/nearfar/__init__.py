@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from nearfar import data, evaluate, losses, mining, models, report, train
     from nearfar.models import Embedder, load
     from nearfar.pairs import Pairs
+    from nearfar.similarity import Relevance
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Embedder",
     "Pairs",
+    "Relevance",
     "data",
     "evaluate",
     "load",
@@ -30,7 +32,12 @@ __all__ = [
     "train",
 ]
 
-_homes = {"Embedder": "nearfar.models", "load": "nearfar.models", "Pairs": "nearfar.pairs"}
+_homes = {
+    "Embedder": "nearfar.models",
+    "load": "nearfar.models",
+    "Pairs": "nearfar.pairs",
+    "Relevance": "nearfar.similarity",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -161,7 +161,7 @@ class Pairs:
             raise NearfarError(
                 f"similarity {similarity!r} is not one of {', '.join(known)}.{suggest(similarity, known)}"
             )
-        block = choose(backend, anchors, candidates)(anchors, candidates, similarity, relation)
+        block = choose(backend, len(anchors), len(candidates))(anchors, candidates, similarity, relation)
         anchor, candidate = relation.positives()
         return cls(block, Positives(anchor, candidate, block.positives(anchor, candidate)), Interval())
 

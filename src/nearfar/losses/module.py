@@ -11,12 +11,15 @@ from torch.utils.checkpoint import checkpoint
 
 from nearfar.errors import NearfarError, suggest
 from nearfar.inputs import check_embeddings
+from nearfar.losses.ahead import with_gradient
 from nearfar.losses.registry import registry
 from nearfar.losses.terms import Reduction, Statistics, Terms
 from nearfar.mining import Rule
 from nearfar.mining import create as create_rule
 from nearfar.pairs import Labels, Pairs, relate
-from nearfar.similarity import Measure, Relation, Relevance, check_backend
+from nearfar.similarity import Measure, Relation, Relevance, check_backend, choose
+from nearfar.similarity.threads import alone
+from nearfar.similarity.tiled import TiledBlock
 
 MOST_POSITIVES = 2**22
 """Positive pairs that are listed at once; batches with more are taken some anchors at a time."""
@@ -107,27 +110,31 @@ class Loss(nn.Module):
         if candidates is None and candidate_ids is not None:
             raise NearfarError("candidate_ids needs candidates; within a batch, ids is enough.")
         n = check_embeddings(embeddings, "embeddings")
+        if candidates is not None:
+            check_embeddings(candidates, "candidates")
         if weights is not None and weights.shape != (n,):
             raise NearfarError(
                 f"weights has shape {list(weights.shape)} but there are {n} embeddings; "
                 "give one weight for each anchor."
             )
+        labels_and_ids = (labels, candidate_labels, ids, candidate_ids)
+
+        def value(inputs: Sequence[Tensor]) -> Tensor:
+            anchors, *rest = inputs
+            others = rest.pop(0) if candidates is not None else None
+            learned = dict(zip(self.learned, rest, strict=True))
+            parts = self._parts(anchors, others, labels_and_ids, classes, learned)
+            return torch.stack([part.reduce(self.reduction, weights) for part in parts]).sum(0)
+
+        inputs = [embeddings, *([] if candidates is None else [candidates]), *self.learned.values()]
+        others = embeddings if candidates is None else candidates
         with torch.autocast(embeddings.device.type, enabled=False):
-            anchors, candidates, measure = self._view(embeddings, candidates)
-            m = None if candidates is None else len(candidates)
-            relation = relate(n, labels, m, candidate_labels, ids=ids, candidate_ids=candidate_ids)
-            candidates = anchors if candidates is None else candidates
-            crowd = self._chunk(relation, n * len(candidates))
-            if crowd is None:
-                pairs = Pairs.of(anchors, candidates, relation, measure, self.backend)
-                self._warn_without_positives(pairs)
-                parts = self._terms(pairs if self.mining is None else self.mining(pairs), classes)
-                self.last = Statistics(_detached(parts), pairs.detach(), self.mining is not None)
+            if self.reduction != "none" and choose(self.backend, n, len(others)) is TiledBlock:
+                with alone():
+                    result = with_gradient(value, inputs)
             else:
-                parts = self._by_chunks(anchors, candidates, relation, measure, classes, crowd)
-                self.last = Statistics(_detached(parts), None, self.mining is not None)
-            value = torch.stack([part.reduce(self.reduction, weights) for part in parts]).sum(0)
-        return value.to(torch.promote_types(embeddings.dtype, torch.float32))
+                result = value(inputs)
+        return result.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def extra_repr(self) -> str:
         """Show every setting, so that a printed loss can be made again."""
@@ -135,15 +142,36 @@ class Loss(nn.Module):
         shown |= {"reduction": self.reduction, "backend": self.backend}
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
 
-    def _view(self, embeddings: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor | None, Measure]:
-        """Return what is compared with what, and by which measure."""
-        view = self._entry.view
-        if candidates is not None:
-            check_embeddings(candidates, "candidates")
-        if view is None:
-            return embeddings, candidates, self.similarity
+    def _parts(
+        self,
+        embeddings: Tensor,
+        candidates: Tensor | None,
+        labels_and_ids: tuple[Labels, Tensor | None, Tensor | None, Tensor | None],
+        classes: Tensor | None,
+        learned: Mapping[str, Tensor],
+    ) -> tuple[Terms, ...]:
+        """Return what each anchor contributes, and note the statistics of the batch."""
+        view = self._entry.view or (lambda x, similarity: (x, similarity))
         anchors, measure = view(embeddings, self.similarity)
-        return anchors, None if candidates is None else view(candidates, self.similarity)[0], measure
+        m = None
+        if candidates is None:
+            candidates = anchors
+        else:
+            m = len(candidates)
+            candidates, _ = view(candidates, self.similarity)
+        labels, candidate_labels, ids, candidate_ids = labels_and_ids
+        relation = relate(len(anchors), labels, m, candidate_labels, ids=ids, candidate_ids=candidate_ids)
+        size = self._chunk(relation, len(anchors) * len(candidates))
+        pairs = None
+        if size is None:
+            pairs = Pairs.of(anchors, candidates, relation, measure, self.backend)
+            self._warn_without_positives(pairs)
+            mined = pairs if self.mining is None else self.mining(pairs)
+            parts = self._terms(mined, classes, learned)
+        else:
+            parts = self._by_chunks(anchors, candidates, relation, measure, classes, learned, size)
+        self.last = Statistics(_detached(parts), pairs and pairs.detach(), self.mining is not None)
+        return parts
 
     def _chunk(self, relation: Relation, comparisons: int) -> int | None:
         """How many anchors to take at a time, where the positives of all are too many to list."""
@@ -164,18 +192,21 @@ class Loss(nn.Module):
         relation: Relation,
         measure: Measure,
         classes: Tensor | None,
+        learned: Mapping[str, Tensor],
         size: int,
     ) -> tuple[Terms, ...]:
         """Compute some anchors at a time and, in the backward pass, once more: nothing of them is kept."""
 
-        def chunk(anchors: Tensor, candidates: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        def chunk(
+            anchors: Tensor, candidates: Tensor, rows: Tensor, learned: Mapping[str, Tensor]
+        ) -> tuple[Tensor, ...]:
             pairs = Pairs.of(anchors[rows], candidates, relation.take(rows), measure, self.backend)
             mined = pairs if self.mining is None else self.mining(pairs)
-            parts = self._terms(mined, None if classes is None else classes[rows])
+            parts = self._terms(mined, None if classes is None else classes[rows], learned)
             return tuple(x for part in parts for x in (part.total, part.count, part.active))
 
         columns = [
-            checkpoint(chunk, anchors, candidates, rows, use_reentrant=False)
+            checkpoint(chunk, anchors, candidates, rows, learned, use_reentrant=False)
             for rows in torch.arange(len(anchors), device=anchors.device).split(size)
         ]
         whole = [torch.cat(column) for column in zip(*columns, strict=True)]
@@ -196,12 +227,14 @@ class Loss(nn.Module):
             )
         return place
 
-    def _terms(self, pairs: Pairs, classes: Tensor | None) -> tuple[Terms, ...]:
-        learned = {
+    def _terms(
+        self, pairs: Pairs, classes: Tensor | None, learned: Mapping[str, Tensor]
+    ) -> tuple[Terms, ...]:
+        own = {
             name: value[classes] if value.ndim and classes is not None else value
-            for name, value in self.learned.items()
+            for name, value in learned.items()
         }
-        value = self._entry.function(pairs, **{**self.settings, **learned})
+        value = self._entry.function(pairs, **{**self.settings, **own})
         if isinstance(value, tuple):
             return value
         if isinstance(value, Terms):
@@ -218,7 +251,7 @@ class Loss(nn.Module):
         warnings.warn(
             f"this batch has no positive pair: its {len(pairs)} labels all differ from those they are "
             "compared with. Set batch.images_per_class to 2 or more.",
-            stacklevel=3,
+            stacklevel=6,
         )
 
 

@@ -3,8 +3,6 @@
 import logging
 from functools import cache
 
-from torch import Tensor
-
 from nearfar.errors import NearfarError, suggest
 from nearfar.similarity.block import Build
 from nearfar.similarity.dense import DenseBlock
@@ -30,11 +28,11 @@ def check_backend(name: str) -> None:
         raise NearfarError(f"backend {name!r} is not one of {', '.join(known)}.{suggest(name, known)}")
 
 
-def choose(name: str, anchors: Tensor, candidates: Tensor) -> Build:
+def choose(name: str, anchors: int, candidates: int) -> Build:
     """Return the backend called ``name``; ``"auto"`` chooses by size, and logs its choice once."""
     check_backend(name)
     if name == "auto":
-        pairs = len(anchors) * len(candidates)
+        pairs = anchors * candidates
         name = "dense" if pairs <= SMALL else "tiled"
         few = "at most" if name == "dense" else "more than"
         _log(name, f"{few} {SMALL:,} comparisons")

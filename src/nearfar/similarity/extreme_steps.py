@@ -6,7 +6,7 @@ from torch import Tensor
 from nearfar.similarity.layout import Side
 from nearfar.similarity.reduce import largest
 from nearfar.similarity.steps import edges_of
-from nearfar.similarity.tile import BIG, Edge, Tile
+from nearfar.similarity.tile import BIG, Edge, Tile, Weights
 
 PART = 128
 """Rows of the other side in a part."""
@@ -18,6 +18,8 @@ class ExtremeStep:
     Each tile leaves only a largest value and the part of the tile that has it; which pair it was is looked up
     afterwards, in that part (``nearfar.similarity.scan.find``); of equals the first in sorted order.
     ``sign=-1`` gives the smallest.
+
+    Where the interval has a lower bound only (``above``), the largest value is held against it at the end.
     """
 
     differentiable = False
@@ -30,8 +32,10 @@ class ExtremeStep:
         over_candidates: bool,
         like: Tensor,
         sign: float = 1.0,
+        above: Tensor | None = None,
     ) -> None:
         self.thresholds, self.over_candidates, self.sign = thresholds, over_candidates, sign
+        self.above = above
         self.fill = -torch.inf * sign
         depth = 1 if thresholds is None else len(thresholds)
         self.value = like.new_full((depth, len(side)), -torch.inf)
@@ -54,18 +58,20 @@ class ExtremeStep:
 
     def result(self) -> Tensor:
         value = self.value.masked_fill(self.value < -BIG / 10, -torch.inf) * self.sign
+        if self.above is not None:
+            value = value.masked_fill(value <= self.above, -torch.inf)
         return value[0] if self.thresholds is None else value
 
     def receive(self, gradient: Tensor | None) -> None:
         """Nothing to prepare: the pairs behind the values are looked up."""
 
-    def weigh(self, tile: Tile, weights: Tensor) -> None:
+    def weigh(self, tile: Tile, weights: Weights) -> None:
         """Nothing to add: the gradient has one entry a row."""
 
     def _best(self, edge: Edge, k: int) -> tuple[Tensor, Tensor]:
         """Each row's extreme in the tile, and the number of the part of the other side that holds it."""
         s, out = edge.s, edge.buffer("values")
-        if edge.inside is not None:
+        if self.above is None and edge.inside is not None:
             s = torch.sub(edge.inside, 1.0, out=out).mul_(BIG * self.sign).add_(s)
         if self.thresholds is not None:
             reached = torch.ge(s, self.thresholds[k, edge.rows, None], out=edge.buffer("each"))
@@ -110,5 +116,5 @@ class TopKStep:
     def receive(self, gradient: Tensor | None) -> None:
         """Nothing: places have no gradient."""
 
-    def weigh(self, tile: Tile, weights: Tensor) -> None:
+    def weigh(self, tile: Tile, weights: Weights) -> None:
         """Nothing: places have no gradient."""

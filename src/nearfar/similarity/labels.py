@@ -57,6 +57,11 @@ class SameClass:
     def count(self) -> int:
         return int(self._range[1].sum())
 
+    @property
+    def sizes(self) -> Int[Tensor, " anchor"]:
+        """How many candidates each anchor's class has."""
+        return self._range[1]
+
     def pairs(self) -> PairList:
         return self._pairs
 

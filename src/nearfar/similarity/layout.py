@@ -61,6 +61,15 @@ class Layout:
         """Whether the positives of rows that lie together lie together too."""
         return isinstance(self.relation.kinship, SameClass)
 
+    @cached_property
+    def class_size(self) -> int | None:
+        """How many rows each class has, in a batch against itself with classes of one size; else None."""
+        kinship = self.relation.kinship
+        if not self.symmetric or not isinstance(kinship, SameClass) or not len(self.anchors):
+            return None
+        sizes = kinship.sizes
+        return int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
+
     def tiles(self) -> Iterator[tuple[int, int]]:
         """Run through the tiles (row block, column block) in rounds; those of a round share no block."""
         rows, columns = len(self.anchors.blocks), len(self.candidates.blocks)
@@ -114,7 +123,8 @@ class Layout:
 def _sizes(anchors: int, candidates: int, tile: int, symmetric: bool) -> tuple[int, int]:
     """Choose the sides of a tile: about ``tile`` squared, in at least four blocks of rows for the threads.
 
-    The number of threads plays no part, so that sums do not depend on it.
+    Blocks are of nearly the same size. The number of threads plays no part, so that sums do not depend on it.
     """
-    rows = max(1, min(tile, -(-anchors // 4)))
+    blocks = max(min(4, anchors), -(-anchors // tile))
+    rows = max(1, -(-anchors // max(1, blocks)))
     return (rows, rows) if symmetric else (rows, max(1, min(candidates, tile * tile // rows)))

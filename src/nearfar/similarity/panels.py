@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.similarity.products import Inner
-from nearfar.similarity.threads import in_turn
+from nearfar.similarity.threads import alone, in_turn
 
 ROWS = 256
+"""Rows of a panel."""
+SMALL = 64
+"""Largest class for which each class is a product of its own."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,23 @@ class _Panels(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor | None, panels: list[Panel]) -> Tensor:
         ctx.save_for_backward(x, y)
         ctx.panels = panels
-        s = Inner(x.detach(), x.detach() if y is None else y.detach())
+        left, right = x.detach(), (x if y is None else y).detach()
         values = x.new_zeros(panels[-1].pairs.stop if panels else 0)
 
         def work(index: int) -> None:
             panel = panels[index]
-            values[panel.pairs] = s.tile(panel.rows, panel.columns).view(-1)[panel.flat]
+            s = left[panel.rows] @ right[panel.columns].mT
+            values[panel.pairs] = s.view(-1)[panel.flat]
 
         in_turn(work, [(index,) for index in range(len(panels))])
         return values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @alone()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (gradient,), (x, y) = grad_outputs, ctx.saved_tensors
         panels: list[Panel] = ctx.panels
-        s = Inner(x, x if y is None else y)
         dx = torch.zeros_like(x)
         dy = dx if y is None else torch.zeros_like(y)
 
@@ -70,7 +73,8 @@ class _Panels(torch.autograd.Function):
             rows, columns = panel.rows, panel.columns
             weights = x.new_zeros(rows.stop - rows.start, columns.stop - columns.start)
             weights.view(-1)[panel.flat] = gradient[panel.pairs]
-            s.push(weights, weights, rows, columns, dx[rows], dy[columns])
+            dx[rows].addmm_(weights, (x if y is None else y)[columns])
+            dy[columns].addmm_(weights.mT, x[rows])
 
         in_turn(work, _keys(panels, shared=y is None))
         return dx, None if y is None else dy, None
@@ -101,3 +105,28 @@ def _keys(panels: list[Panel], shared: bool) -> list[tuple[int, ...]]:
         else:
             keys.append((0,))
     return keys
+
+
+def equal_classes_similarity(
+    x: Float[Tensor, "row dim"], size: int, row: Int[Tensor, " pair"], column: Int[Tensor, " pair"]
+) -> Float[Tensor, " pair"]:
+    """The same where every class has ``size`` rows, one class after the other: one small product for each."""
+    return _EqualClasses.apply(x, size, row * size + column % size)  # pyrefly: ignore
+
+
+class _EqualClasses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: int, flat: Tensor) -> Tensor:
+        ctx.save_for_backward(x, flat)
+        ctx.size = size
+        classes = x.detach().view(-1, size, x.shape[1])
+        return torch.bmm(classes, classes.mT).view(-1)[flat]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    @alone()
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
+        (gradient,), (x, flat), size = grad_outputs, ctx.saved_tensors, ctx.size
+        weights = x.new_zeros(len(x) * size).index_put_((flat,), gradient).view(-1, size, size)
+        classes = x.view(-1, size, x.shape[1])
+        return torch.bmm(weights + weights.mT, classes).view(x.shape), None, None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nearfar.similarity.measure import Measure, is_product, row_by_row
 from nearfar.similarity.product import choose_product
+from nearfar.similarity.threads import alone
 from nearfar.similarity.tile import scratch
 
 NEAR = 1e-6
@@ -32,7 +33,8 @@ class Inner:
 
     def bounds(self) -> tuple[float, float]:
         """Between what similarities must lie (Cauchy and Schwarz)."""
-        limit = 1.0001 * _largest_norm(self.x) * _largest_norm(self.y)
+        largest = _largest_norm(self.x)
+        limit = 1.0001 * largest * (largest if self.y is self.x else _largest_norm(self.y))
         return -limit, limit
 
     def tile(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
@@ -70,7 +72,11 @@ class Distances:
         self.xx, self.yy = self.x.square().sum(1), self.y.square().sum(1)
 
     def bounds(self) -> tuple[float, float]:
-        limit = 1.0001 * (_largest_norm(self.x) + _largest_norm(self.y))
+        limit = (
+            1.0001 * float(self.xx.sqrt().max() + self.yy.sqrt().max())
+            if len(self.xx) and len(self.yy)
+            else 0.0
+        )
         return -(limit * limit if self.squared else limit), 0.0
 
     def tile(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
@@ -135,6 +141,7 @@ class _AtPairs(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @alone()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (gradient,), (x, y, row, column) = grad_outputs, ctx.saved_tensors
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
@@ -184,4 +191,4 @@ def _slopes(x: Tensor, y: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
 
 
 def _largest_norm(x: Tensor) -> float:
-    return float(x.square().sum(1).max().sqrt()) if len(x) else 0.0
+    return float(torch.linalg.vector_norm(x, dim=1).max()) if len(x) else 0.0

@@ -1,5 +1,6 @@
 """Rows in sorted order, of unit length where the measure asks for it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,35 +8,55 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.similarity.stable import full_precision
+from nearfar.similarity.threads import alone, in_turn
+
+CHUNK = 1024
+"""Rows that a thread takes at a time."""
 
 
 class _SortedRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, unit: bool) -> Tensor:
-        rows = full_precision(x)[order]
-        inverse = None
-        if unit:
-            length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-            zero = length == 0
-            inverse = length.masked_fill(zero, 1.0).reciprocal().masked_fill(zero, 0.0)
-            rows.mul_(inverse)
+        rows = torch.empty_like(x, dtype=full_precision(x[:0]).dtype)
+        inverse = rows.new_empty(len(x), 1) if unit else None
+
+        def work(index: int) -> None:
+            part = slice(index * CHUNK, (index + 1) * CHUNK)
+            some = full_precision(x[order[part]])
+            if inverse is not None:
+                length = torch.linalg.vector_norm(some, dim=1, keepdim=True)
+                zero = length == 0
+                inverse[part] = length.masked_fill_(zero, 1.0).reciprocal_().masked_fill_(zero, 0.0)
+                some.mul_(inverse[part])
+            rows[part] = some
+
+        _by_chunks(work, len(x))
         ctx.save_for_backward(order, inverse, rows if unit else None)
         ctx.dtype = x.dtype
         return rows
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @alone()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (gradient,), (order, inverse, rows) = grad_outputs, ctx.saved_tensors
         dx = torch.empty_like(gradient, dtype=ctx.dtype)
-        for start in range(0, len(order), 4096):
-            part = slice(start, start + 4096)
+
+        def work(index: int) -> None:
+            part = slice(index * CHUNK, (index + 1) * CHUNK)
             g = gradient[part]
             if inverse is not None:
                 y = rows[part]
-                g = (g - y * (y * g).sum(1, keepdim=True)) * inverse[part]
+                along = (y * g).sum(1, keepdim=True)
+                g = torch.addcmul(g, y, along, value=-1.0).mul_(inverse[part])
             dx[order[part]] = g.to(ctx.dtype)
+
+        _by_chunks(work, len(order))
         return dx, None, None
+
+
+def _by_chunks(work: Callable[[int], None], rows: int) -> None:
+    in_turn(work, [(index,) for index in range(-(-rows // CHUNK))])
 
 
 def sorted_rows(x: Float[Tensor, "n dim"], order: Int[Tensor, " n"], unit: bool) -> Float[Tensor, "n dim"]:

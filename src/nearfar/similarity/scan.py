@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nearfar.similarity.extreme_steps import ExtremeStep, TopKStep
+from nearfar.similarity.extreme_steps import PART, ExtremeStep, TopKStep
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.layout import Layout
 from nearfar.similarity.products import Similarities
 from nearfar.similarity.softmax_steps import SoftmaxStep
 from nearfar.similarity.steps import CurveStep
 from nearfar.similarity.threads import in_turn
-from nearfar.similarity.tile import Tile
+from nearfar.similarity.tile import Tile, Weights
 
 AnyStep = CurveStep | SoftmaxStep | ExtremeStep | TopKStep
 
@@ -36,6 +36,11 @@ class Scan:
     symmetric: bool
     active: list[tuple[int, int]] | None = None
 
+    def __post_init__(self) -> None:
+        self.groups: dict[float, list[AnyStep]] = {}
+        for step in self.steps:
+            self.groups.setdefault(step.fill, []).append(step)
+
     def forward(self, with_weights: bool) -> tuple[Tensor | None, Tensor | None]:
         """Visit every tile; ``with_weights`` also gathers the gradient for an upstream of 1 everywhere."""
         tiles = list(self.layout.tiles())
@@ -44,7 +49,7 @@ class Scan:
 
         def work(index: int) -> None:
             tile = self._tile(*tiles[index])
-            for fill, steps in _by_fill(self.steps).items():
+            for fill, steps in self.groups.items():
                 tile.fill(fill)
                 for step in steps:
                     active[index] |= step.visit(tile) and step.differentiable
@@ -68,12 +73,13 @@ class Scan:
         return dx, dy
 
     def _push(self, tile: Tile, dx: Tensor, dy: Tensor | None) -> None:
-        weights = tile.buffer("weights").zero_()
-        for fill, steps in _by_fill(self.steps).items():
+        gathered = Weights(tile)
+        for fill, steps in self.groups.items():
             tile.fill(fill)
             for step in steps:
                 if step.differentiable:
-                    step.weigh(tile, weights)
+                    step.weigh(tile, gathered)
+        weights = gathered.matrix
         if tile.others is not None:
             weights.view(-1).index_fill_(0, tile.others, 0.0)
         rows, columns = self._blocks(tile.place)
@@ -119,8 +125,10 @@ def find(scan: Scan, step: ExtremeStep) -> Tensor:
             rows, part = rows_of[j], step.parts[j]
             if not len(rows):
                 return
-            s = scan.s.tile(part, rows).mT if step.over_candidates else scan.s.tile(rows, part)
-            s = s * step.sign
+            # Full multiples: a fast product is prepared once for each shape, which takes time and memory.
+            some = torch.cat([rows, rows[-1:].expand(-len(rows) % PART)])
+            s = scan.s.tile(part, some).mT if step.over_candidates else scan.s.tile(some, part)
+            s = s[: len(rows)] * step.sign
             near, far = row[start[j] : start[j + 1]], other[start[j] : start[j + 1]]
             at = torch.searchsorted(rows, near).clamp_max(len(rows) - 1)
             there = rows[at] == near
@@ -143,10 +151,3 @@ def _groups(number: Tensor, count: int) -> list[Tensor]:
     order = torch.argsort(number, stable=True)
     sizes = torch.bincount(number, minlength=count + 1).tolist()
     return list(order.split(sizes))[:count]
-
-
-def _by_fill(steps: Sequence[AnyStep]) -> dict[float, list[AnyStep]]:
-    groups: dict[float, list[AnyStep]] = {}
-    for step in steps:
-        groups.setdefault(step.fill, []).append(step)
-    return groups

@@ -9,7 +9,7 @@ from torch import Tensor
 from nearfar.similarity.layout import Side
 from nearfar.similarity.reductions import LogSumExp, SoftMean
 from nearfar.similarity.steps import add_rows, add_spread, edges_of
-from nearfar.similarity.tile import BIG, Edge, Tile
+from nearfar.similarity.tile import BIG, Edge, Tile, Weights
 
 LOG2_E = math.log2(math.e)
 DEEPEST = {torch.float32: 110.0, torch.float64: 900.0}
@@ -53,6 +53,7 @@ class SoftmaxStep:
             self.top = like.new_full((len(side),), -torch.inf)
         self.sums = like.new_zeros(len(side))
         self.weighted = like.new_zeros(len(side)) if self.mean else None
+        self.starts: dict[float, Tensor] = {}
 
     def visit(self, tile: Tile) -> bool:
         edges = edges_of(tile, self.over_candidates)
@@ -83,7 +84,7 @@ class SoftmaxStep:
         self.coefficient = (gradient * scale / self.sums.masked_fill(empty, 1.0)).masked_fill(empty, 0.0)
         self.centre = None if self.weighted is None else self.result()
 
-    def weigh(self, tile: Tile, weights: Tensor) -> None:
+    def weigh(self, tile: Tile, weights: Weights) -> None:
         edges = edges_of(tile, self.over_candidates)
         inner = None if self.floor is None else self._inner(tile)
         if isinstance(self.top, float):
@@ -104,7 +105,7 @@ class SoftmaxStep:
             if self.centre is not None and not self.frozen:
                 deviation = torch.sub(edge.s, self.centre[edge.rows, None], out=edge.buffer("deviation"))
                 each.mul_(deviation.mul_(self.slope / LOG2_E).add_(1.0).clamp_(min=-BIG))
-            edge.see(weights).add_(each)
+            weights.seen(edge).add_(each)
 
     def _shifted(self, tile: Tile, edges: list[Edge], inner: Tensor | None) -> Iterator[Tensor]:
         """2^(z - top) for each row's own top, one edge after the other."""
@@ -121,7 +122,9 @@ class SoftmaxStep:
         """z in powers of two, less ``minus``, in a buffer."""
         out = tile.buffer("values")
         if self.floor is None:
-            start = tile.s.new_tensor(-self.slope * self.shift - minus)
+            start = self.starts.get(minus)
+            if start is None:
+                start = self.starts[minus] = tile.s.new_tensor(-self.slope * self.shift - minus)
             torch.add(start, tile.s, alpha=self.slope, out=out)
         else:
             factor = torch.sub(tile.s, self.floor, out=tile.buffer("factor")).clamp_(min=0.0)
@@ -141,10 +144,10 @@ class SoftmaxStep:
         return factor.mul_(2.0).add_(self.floor - self.shift).mul_(above).nan_to_num_(0.0, 0.0, 0.0)
 
     def _add(self, edge: Edge, e: Tensor) -> None:
-        add_rows(self.sums, edge, e)
+        add_rows(self.sums[edge.rows], edge, e)
         if self.weighted is not None:
             s = edge.s.clamp(min=-BIG)
-            add_rows(self.weighted, edge, s.mul_(e))
+            add_rows(self.weighted[edge.rows], edge, s.mul_(e))
 
     def _add_shifted(self, edge: Edge, z: Tensor) -> None:
         assert isinstance(self.top, Tensor)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nearfar.similarity.layout import Side
 from nearfar.similarity.reductions import Count, HingeSum, SigmoidSquareSum, SoftplusSum, SquaredHingeSum, Sum
-from nearfar.similarity.tile import Edge, Tile
+from nearfar.similarity.tile import Edge, Tile, Weights
 
 
 class Step(Protocol):
@@ -35,8 +35,8 @@ class Step(Protocol):
         """Take the gradient of the result, before ``weigh``."""
         ...
 
-    def weigh(self, tile: Tile, weights: Tensor) -> None:
-        """Add this reduction's dL/ds to ``weights`` [row, column]."""
+    def weigh(self, tile: Tile, weights: Weights) -> None:
+        """Add this reduction's dL/ds to ``weights``."""
         ...
 
 
@@ -45,11 +45,11 @@ def edges_of(tile: Tile, over_candidates: bool) -> list[Edge]:
 
 
 def add_rows(state: Tensor, edge: Edge, values: Tensor) -> None:
-    """Add to each row's state its sum of ``values`` (as the edge sees them) over the interval."""
+    """Add the sums of ``values`` over the interval, as the edge sees them, to its rows' state."""
     inside = edge.inside
     if inside is not None:
         values = torch.mul(values, inside, out=edge.buffer("sum"))
-    state[edge.rows].add_(values.sum(1))
+    state.add_(values.sum(1))
 
 
 class Curve:
@@ -177,11 +177,11 @@ class CurveStep:
         if self.matrix is None:
             values = self.curve.value(tile.s, self.scalar, tile.buffer("values"))
             for edge in edges:
-                add_rows(self.sums, edge, edge.see(values))
+                add_rows(self.sums[edge.rows], edge, edge.see(values))
         else:
             for edge in edges:
                 for k in range(self.depth[edge.block]):
-                    add_rows(self.sums[k], edge, self.curve.value(*self._at(edge, k)))
+                    add_rows(self.sums[k, edge.rows], edge, self.curve.value(*self._at(edge, k)))
         return True
 
     def result(self) -> Tensor:
@@ -190,14 +190,14 @@ class CurveStep:
     def receive(self, gradient: Tensor | None) -> None:
         self.gradient = gradient
 
-    def weigh(self, tile: Tile, weights: Tensor) -> None:
+    def weigh(self, tile: Tile, weights: Weights) -> None:
         edges = edges_of(tile, self.over_candidates)
         if self.matrix is None:
             slope = self.curve.slope(tile.s, self.scalar, tile.buffer("values"))
             add_spread(weights, slope, edges, self.gradient)
             return
         for edge in edges:
-            seen = edge.see(weights)
+            seen = weights.seen(edge)
             for k in range(self.depth[edge.block]):
                 slope = self.curve.slope(*self._at(edge, k))
                 if edge.inside is not None:
@@ -228,18 +228,18 @@ class CurveStep:
         ]
 
 
-def add_spread(weights: Tensor, slope: Tensor, edges: list[Edge], gradient: Tensor | None) -> None:
+def add_spread(weights: Weights, slope: Tensor, edges: list[Edge], gradient: Tensor | None) -> None:
     """Add slope_ij (g_i + g_j) to the weights: g_i where the pair counts for its row, g_j for its column.
 
     Without ``gradient`` each g is 1.
     """
     if gradient is None and edges[0].inside is None:
-        weights.add_(slope, alpha=len(edges))
+        weights.add(slope, float(len(edges)))
         return
     total = edges[0].see(edges[0].buffer("spread"))
     if gradient is not None and edges[0].inside is None:
         first, *second = (edge.see(gradient[edge.rows, None]) for edge in edges)
-        weights.addcmul_(slope, torch.add(first, second[0], out=total) if second else first)
+        weights.add(slope, torch.add(first, second[0], out=total) if second else first)
         return
     for number, edge in enumerate(edges):
         factor, seen = edge.inside, edge.see(total)
@@ -251,4 +251,4 @@ def add_spread(weights: Tensor, slope: Tensor, edges: list[Edge], gradient: Tens
             seen.add_(factor)
         elif gradient is None:
             seen.copy_(factor)
-    weights.addcmul_(slope, total)
+    weights.add(slope, total)

@@ -6,8 +6,9 @@ operation over all cores does not: each operation then waits for the slowest cor
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from typing import TypeVar
 
@@ -17,12 +18,33 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 _pools: dict[int, ThreadPoolExecutor] = {}
+_set_aside = threading.local()
 os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
 
 
 def in_threads(work: Callable[[Item], Value], items: Iterable[Item], workers: int | None) -> list[Value]:
     """Apply ``work`` to every item, on ``workers`` threads (None: as many as torch uses)."""
-    return list(_pool(workers or torch.get_num_threads()).map(work, items))
+    return list(_pool(workers or _available()).map(work, items))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep this thread's own operations on one core, and leave the others to ``in_turn``.
+
+    The threads behind a parallel operation go on waiting, busily, for the next one, and would take the time
+    of the threads over tiles. Use it as a context or as a decorator.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    _set_aside.count = before
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _set_aside.count = 1
 
 
 def in_turn(work: Callable[[int], None], keys: Sequence[tuple[int, ...]], workers: int | None = None) -> None:
@@ -35,7 +57,7 @@ def in_turn(work: Callable[[int], None], keys: Sequence[tuple[int, ...]], worker
         keys: for each call, what it changes.
         workers: threads; None is as many as torch uses.
     """
-    workers = min(workers or torch.get_num_threads(), len(keys))
+    workers = min(workers or _available(), len(keys))
     if workers <= 1:
         for index in range(len(keys)):
             work(index)
@@ -72,6 +94,11 @@ def in_turn(work: Callable[[int], None], keys: Sequence[tuple[int, ...]], worker
         future.result()
 
 
+def _available() -> int:
+    """As many threads as torch uses, ``alone`` or not."""
+    return max(torch.get_num_threads(), getattr(_set_aside, "count", 1))
+
+
 def _turns(keys: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Count for each call and each of its keys how many earlier calls have that key."""
     seen: dict[int, int] = {}
@@ -87,7 +114,8 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     if workers not in _pools:
         before = torch.get_num_threads()
         started = threading.Barrier(workers + 1)
-        pool = ThreadPoolExecutor(workers, "nearfar", initializer=_single_thread)
+        cores = iter(_cores(workers))
+        pool = ThreadPoolExecutor(workers, "nearfar", initializer=_start, initargs=(cores,))
         for _ in range(workers):
             pool.submit(started.wait)
         started.wait()
@@ -96,7 +124,22 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return _pools[workers]
 
 
-def _single_thread() -> None:
-    """Give this thread one thread for its operations; asking for the number makes torch note it for good."""
+def _start(cores: Iterator[int | None]) -> None:
+    """Give this thread one thread for its operations, and perhaps a core of its own."""
     torch.set_num_threads(1)
-    torch.get_num_threads()
+    torch.get_num_threads()  # asking makes torch note the number for good
+    core = next(cores)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+
+
+def _cores(workers: int) -> list[int | None]:
+    """Return a core for each thread where there are just as many, else None for each.
+
+    Threads that hand Python's lock to each other look to Linux like one waiting for the other, and it likes
+    to put such threads on one core.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return [None] * workers
+    cores = sorted(os.sched_getaffinity(0))
+    return list(cores) if len(cores) == workers else [None] * workers

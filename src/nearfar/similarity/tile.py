@@ -130,3 +130,32 @@ class Tile:
     @cached_property
     def largest(self) -> float:
         return float(self.s.max())
+
+
+class Weights:
+    """dL/ds on a tile, gathered term by term.
+
+    Attributes:
+        matrix: the sum so far; not to be read before the first term.
+    """
+
+    def __init__(self, tile: Tile) -> None:
+        self.matrix = tile.buffer("weights")
+        self.empty = True
+
+    def add(self, term: Tensor, factor: Tensor | float) -> None:
+        """Add term x factor, of the tile's shape."""
+        if self.empty:
+            torch.mul(term, factor, out=self.matrix)
+            self.empty = False
+        elif isinstance(factor, Tensor):
+            self.matrix.addcmul_(term, factor)
+        else:
+            self.matrix.add_(term, alpha=factor)
+
+    def seen(self, edge: Edge) -> Tensor:
+        """Return the sum so far as an edge sees it, to add to."""
+        if self.empty:
+            self.matrix.zero_()
+            self.empty = False
+        return edge.see(self.matrix)

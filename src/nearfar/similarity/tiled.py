@@ -6,7 +6,7 @@ and for its columns. No double backward: use ``dense`` for that.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from nearfar.similarity.extreme_steps import ExtremeStep, TopKStep
 from nearfar.similarity.interval import Interval
+from nearfar.similarity.labels import SameClass
 from nearfar.similarity.layout import Layout, Side
 from nearfar.similarity.measure import Measure, is_product
-from nearfar.similarity.panels import panel_similarity
+from nearfar.similarity.panels import SMALL, equal_classes_similarity, panel_similarity
 from nearfar.similarity.products import at_pairs, push_pairs, similarities
 from nearfar.similarity.reductions import (
     ArgMax,
@@ -42,14 +43,16 @@ from nearfar.similarity.scan import AnyStep, Scan, find
 from nearfar.similarity.softmax_steps import SoftmaxStep
 from nearfar.similarity.steps import CurveStep, curve_of
 from nearfar.similarity.strips import draw_samples, order_statistic
+from nearfar.similarity.threads import alone
 
-TILE = 512
-"""Side of a tile: 512 x 512 numbers of float32 are 1 MiB, the second cache of a core."""
+TILE = 704
+"""Side of a tile: larger ones leave the cache of a core, smaller ones cost more calls. Measured."""
 
 
 class TiledBlock:
     """See ``Block``."""
 
+    @alone()
     def __init__(self, anchors: Tensor, candidates: Tensor, measure: Measure, relation: Relation) -> None:
         symmetric = relation.symmetric and candidates is anchors
         self.layout = Layout(relation, len(anchors), len(candidates), TILE, symmetric)
@@ -70,15 +73,21 @@ class TiledBlock:
     def __len__(self) -> int:
         return len(self.x)
 
+    @alone()
     def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         row, column = self._places(anchor, candidate)
         if is_product(self.measure) and self.layout.pairs_lie_together:
+            size = self.layout.class_size if self.y is self.x else None
+            if size is not None and size <= SMALL:
+                return equal_classes_similarity(self.x, size, row, column)
             return panel_similarity(self.x, self.y, row, column)
         return at_pairs(self.x, self.y, row, column, self.measure)
 
+    @alone()
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         return at_pairs(self.x, self.y, *self._places(anchor, candidate), self.measure)
 
+    @alone()
     def stream(
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]
     ) -> tuple[Tensor, ...]:
@@ -146,6 +155,10 @@ class TiledBlock:
 
     def _count(self, reduction: Count, owners: Tensor) -> Tensor:
         """Count all negatives of each row, without a pass."""
+        relation = self.relation
+        if relation.symmetric and relation.anchor_ids is None and isinstance(relation.kinship, SameClass):
+            count = (len(self.x) - relation.kinship.sizes).to(self.x.dtype)
+            return count[owners] if reduction.per == "positive" else count
         pairs = torch.stack(self.layout.others)
         distinct = torch.unique(pairs[0] * len(self.y) + pairs[1])
         if reduction.per == "candidate":
@@ -190,7 +203,9 @@ class Plan:
             case LogSumExp() | SoftMean():
                 return SoftmaxStep(reduction, side, scan_bounds, like, over)
             case Max() | ArgMax():
-                return ExtremeStep(table, side, other, over, like)
+                only_above = job.interval.below is None and not self.over_candidates
+                above = job.interval.above if only_above else None
+                return ExtremeStep(table, side, other, over, like, above=above)
             case Min():
                 return ExtremeStep(None, side, other, over, like, sign=-1.0)
             case TopK(k=k):
@@ -264,6 +279,7 @@ class _Streamed(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @alone()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         gradients, (x, y) = grad_outputs, ctx.saved_tensors
         job, scan = ctx.job, ctx.scan
@@ -304,10 +320,8 @@ def _dense_gradient(
         step.slopes.zero_()
     for step, gradient in taught:
         step.receive(gradient.contiguous())
-    steps, scan.steps = scan.steps, [step for step, _ in taught]
-    result = scan.backward(ctx.needs_input_grad[1])
-    scan.steps = steps
-    return result
+    taught_steps = [step for step, _ in taught]
+    return replace(scan, steps=taught_steps).backward(ctx.needs_input_grad[1])
 
 
 def _common_value(gradient: Tensor, table: Tensor | None) -> Tensor | None:

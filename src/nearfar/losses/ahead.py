@@ -1,0 +1,44 @@
+"""A loss with its gradient computed in the forward pass: the backward pass only hands it out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def with_gradient(value: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    """Return the scalar ``value(inputs)``; its gradient is computed now, and what it needed is freed.
+
+    Nothing then happens between the backward passes of other layers but one multiplication, whatever the
+    number of threads or ranks. There is no double backward.
+
+    Args:
+        value: of inputs as they are given here; parts of it that need gradient must be among them.
+        inputs: tensors; those that require gradient get it.
+    """
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
+        return value(inputs)
+    leaves = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
+    result = value(leaves)
+    if not result.requires_grad:
+        return result
+    learning = [x for x in leaves if x.requires_grad]
+    gradients = iter(torch.autograd.grad(result, learning, allow_unused=True))
+    every = [next(gradients) if x.requires_grad else None for x in leaves]
+    return _WithGradient.apply(result.detach(), every, *inputs)  # pyrefly: ignore
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor | None], *inputs: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.save_for_backward(*gradients)
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
+        (upstream,) = grad_outputs
+        if upstream.device.type == "cpu" and upstream == 1:  # the usual case: no second copy
+            return None, None, *ctx.saved_tensors
+        return None, None, *(g if g is None else g * upstream.to(g.dtype) for g in ctx.saved_tensors)
