@@ -205,10 +205,10 @@ class Loss(nn.Module):
             parts = self._terms(mined, None if classes is None else classes[rows], learned)
             return tuple(x for part in parts for x in (part.total, part.count, part.active))
 
-        columns = [
-            checkpoint(chunk, anchors, candidates, rows, learned, use_reentrant=False)
-            for rows in torch.arange(len(anchors), device=anchors.device).split(size)
-        ]
+        columns, start = [], torch.get_rng_state()
+        for rows in torch.arange(len(anchors), device=anchors.device).split(size):
+            torch.set_rng_state(start)  # what a rule draws once for a batch is the same for all its anchors
+            columns.append(checkpoint(chunk, anchors, candidates, rows, learned, use_reentrant=False))
         whole = [torch.cat(column) for column in zip(*columns, strict=True)]
         return tuple(Terms(*whole[k : k + 3]) for k in range(0, len(whole), 3))
 

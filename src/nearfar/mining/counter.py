@@ -33,8 +33,12 @@ def key_of(seed: int | None) -> int:
 
 def names_of(pairs: Pairs) -> Int[Tensor, " anchor"]:
     """Return each anchor's id, or its row where there are no ids."""
-    ids = pairs.block.relation.anchor_ids
-    return torch.arange(len(pairs), device=pairs.block.anchors.device) if ids is None else ids.long()
+    relation = pairs.block.relation
+    if relation.anchor_ids is not None:
+        return relation.anchor_ids.long()
+    if relation.rows is not None:
+        return relation.rows
+    return torch.arange(len(pairs), device=pairs.positives.anchor.device)
 
 
 def mixed(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

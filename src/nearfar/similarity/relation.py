@@ -21,6 +21,7 @@ class Relation:
         own: the candidate that IS the anchor, or -1; None when no anchor is among the candidates.
         anchor_ids: id of each anchor, or None.
         candidate_ids: id of each candidate, or None.
+        rows: what each anchor was called before ``take`` kept only some of them, or None.
         symmetric: a batch against itself: whatever holds for (i, j) holds for (j, i).
     """
 
@@ -28,6 +29,7 @@ class Relation:
     own: Int[Tensor, " anchor"] | None = None
     anchor_ids: Int[Tensor, " anchor"] | None = None
     candidate_ids: Int[Tensor, " candidate"] | None = None
+    rows: Int[Tensor, " anchor"] | None = None
     symmetric: bool = False
 
     def positives(self) -> PairList:
@@ -69,5 +71,6 @@ class Relation:
             kinship=self.kinship.take(rows),
             own=None if self.own is None else self.own[rows],
             anchor_ids=None if self.anchor_ids is None else self.anchor_ids[rows],
+            rows=rows if self.rows is None else self.rows[rows],
             symmetric=False,
         )
