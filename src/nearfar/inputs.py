@@ -18,12 +18,15 @@ def check_embeddings(x: Any, name: str) -> int:
     return len(x)
 
 
-def kinship(labels: Any, count: int, candidate_labels: Any = None, candidate_count: int = 0) -> Kinship:
+def kinship(
+    labels: Any, count: int, candidate_labels: Any = None, candidate_count: int | None = None
+) -> Kinship:
     """Read labels of any kind: classes [n], tags [n, tag] or ``Relevance``, of one set or of two.
 
     Args:
         labels: of the ``count`` anchors.
-        candidate_labels: of the ``candidate_count`` candidates; None for a batch against itself.
+        candidate_labels: of the candidates.
+        candidate_count: how many candidates; None for a batch against itself.
 
     Raises:
         NearfarError: if the labels do not fit the embeddings or each other.
@@ -31,12 +34,13 @@ def kinship(labels: Any, count: int, candidate_labels: Any = None, candidate_cou
     if isinstance(labels, Relevance):
         if candidate_labels is not None:
             raise NearfarError("Relevance lists the positives already; leave candidate_labels out with it.")
-        return _listed(labels, count, candidate_count or count, both_ways=not candidate_count)
+        within = candidate_count is None
+        return _listed(labels, count, count if candidate_count is None else candidate_count, within)
     own = _checked(labels, count, "labels", "embeddings")
-    if candidate_labels is None and not candidate_count:
+    if candidate_labels is None and candidate_count is None:
         other = own
     else:
-        other = _checked(candidate_labels, candidate_count, "candidate_labels", "candidates")
+        other = _checked(candidate_labels, candidate_count or 0, "candidate_labels", "candidates")
     if own.ndim != other.ndim or own.shape[1:] != other.shape[1:]:
         raise NearfarError(
             f"labels has shape {list(own.shape)} but candidate_labels has {list(other.shape)}; "

@@ -156,6 +156,9 @@ class Pairs:
                 f"anchors have {anchors.shape[1]} dimensions but candidates have {candidates.shape[1]}; "
                 "compare embeddings of one model."
             )
+        if candidates is not anchors:
+            dtype = torch.promote_types(anchors.dtype, candidates.dtype)
+            anchors, candidates = anchors.to(dtype), candidates.to(dtype)
         if similarity not in get_args(Measure):
             known = list(get_args(Measure))
             raise NearfarError(

@@ -3,7 +3,9 @@
 import inspect
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Generic, TypeVar
+from math import isnan
+from types import NoneType, UnionType
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from nearfar.errors import NearfarError, suggest
 
@@ -64,8 +66,35 @@ class Registry(Generic[Entry]):
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in given:
                 raise NearfarError(f"the {self.kind} {name!r} needs a value for {key!r}.")
+        for key, value in given.items():
+            self._check_value(name, key, value, parameters[key].annotation)
         return {key: given.get(key, parameter.default) for key, parameter in parameters.items()}
+
+    def _check_value(self, name: str, key: str, value: Any, annotation: Any) -> None:
+        """Refuse a value that is not of the kinds the signature names, or a word that it does not know."""
+        kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        if any(_fits(value, kind) for kind in kinds):
+            return
+        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        wanted = [repr(word) for word in words] + [_kinds[kind] for kind in kinds if kind in _kinds]
+        guess = suggest(value, words) if isinstance(value, str) else ""
+        raise NearfarError(
+            f"{key} of the {self.kind} {name!r} must be {' or '.join(wanted)}; got {value!r}.{guess}"
+        )
 
     def describe(self, name: str) -> str:
         """Return the signature and the whole documentation of an entry."""
         return f"{name}{self.settings(name)}\n\n{inspect.getdoc(self._functions[name])}"
+
+
+_kinds = {float: "a number", int: "a whole number", bool: "true or false", NoneType: "none", str: "text"}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and not isnan(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind) if kind in _kinds else not isinstance(value, str | bool)

@@ -194,20 +194,16 @@ def test_few_rows(name, backend, kind):
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (0, 0), (3, 0)])
 def test_few_candidates(name, backend, n, m):
     """No anchors or no candidates, such as a memory before the first step."""
-    if backend == "tiled" and (name, m) == ("quadruplet", 3):
-        pytest.xfail("the last pass looks for the place of each negative among no anchors")
     rules = [None, "multi_similarity"] if not m else RULES
     nothing_to_compare(name, backend, n, m, rules)
 
 
-@pytest.mark.xfail(reason="rules that name negatives look among no candidates")
 @both_backends
 def test_mining_without_candidates(backend):
     for name in EVERY_LOSS:
         nothing_to_compare(name, backend, 3, 0, RULES)
 
 
-@pytest.mark.xfail(reason="the first of no tags is asked for")
 def test_no_tags():
     finite("supcon", "tiled", batch(2, 1, 5)[0].float(), torch.zeros(2, 0))
 

@@ -175,8 +175,6 @@ def test_anchors_taken_at_a_time(data, name):
     backend = data.draw(st.sampled_from(["dense", "tiled"]))
     for create in problem.losses:
         create["backend"] = backend
-        if problem.ids is None and create.get("mining", {}).get("name") in DRAWING:
-            continue  # see below
         whole = outcome(create, problem)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "MOST_POSITIVES", most)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.similarity.stable import full_precision
+
 
 def with_gradient(value: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> Tensor:
     """Return the scalar ``value(inputs)``; its gradient is computed now, and what it needed is freed.
@@ -19,7 +21,8 @@ def with_gradient(value: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[
     """
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
         return value(inputs)
-    leaves = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
+    # In full precision, so that a gradient of half precision is rounded only after it is scaled.
+    leaves = [full_precision(x.detach()).requires_grad_(x.requires_grad) for x in inputs]
     result = value(leaves)
     if not result.requires_grad:
         return result
@@ -31,14 +34,19 @@ def with_gradient(value: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[
 
 class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: list[Tensor | None], *inputs: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor | None], *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*gradients)
+        ctx.dtypes = [x.dtype for x in inputs]
         return value.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (upstream,) = grad_outputs
-        if upstream.device.type == "cpu" and upstream == 1:  # the usual case: no second copy
-            return None, None, *ctx.saved_tensors
-        return None, None, *(g if g is None else g * upstream.to(g.dtype) for g in ctx.saved_tensors)
+        plain = upstream.device.type == "cpu" and upstream == 1  # the usual case: no second copy
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return (
+            None,
+            None,
+            *(g if g is None else (g if plain else g * upstream).to(dtype) for g, dtype in pairs),
+        )

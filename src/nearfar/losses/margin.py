@@ -12,7 +12,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum
 
 
-@register_loss(reduction="mean_active", learned=("beta",), view=distances)
+@register_loss(reduction="mean_active", learned=("beta",), per_class=True, view=distances)
 def margin(
     pairs: Pairs,
     *,

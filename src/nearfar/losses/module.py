@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nearfar.errors import NearfarError, suggest
-from nearfar.inputs import check_embeddings
+from nearfar.inputs import check_embeddings, shown
 from nearfar.losses.ahead import with_gradient
 from nearfar.losses.registry import registry
 from nearfar.losses.terms import Reduction, Statistics, Terms
@@ -18,7 +18,7 @@ from nearfar.mining import Rule
 from nearfar.mining import create as create_rule
 from nearfar.pairs import Labels, Pairs, relate
 from nearfar.similarity import Measure, Relation, Relevance, check_backend, choose
-from nearfar.similarity.threads import alone
+from nearfar.similarity.threads import plainly
 from nearfar.similarity.tiled import TiledBlock
 
 MOST_POSITIVES = 2**22
@@ -65,7 +65,7 @@ class Loss(nn.Module):
         self.across_ranks = across_ranks
         self.last: Statistics | None = None
         self._entry = registry[name]
-        self._warned = False
+        self._warned = self._without_positives = False
 
     def forward(
         self,
@@ -112,10 +112,10 @@ class Loss(nn.Module):
         n = check_embeddings(embeddings, "embeddings")
         if candidates is not None:
             check_embeddings(candidates, "candidates")
-        if weights is not None and weights.shape != (n,):
+        if weights is not None and (not isinstance(weights, Tensor) or weights.shape != (n,)):
             raise NearfarError(
-                f"weights has shape {list(weights.shape)} but there are {n} embeddings; "
-                "give one weight for each anchor."
+                f"weights is {shown(weights) if isinstance(weights, Tensor) else type(weights).__name__} "
+                f"but there are {n} embeddings; give one weight for each anchor, as a tensor."
             )
         labels_and_ids = (labels, candidate_labels, ids, candidate_ids)
 
@@ -129,11 +129,18 @@ class Loss(nn.Module):
         inputs = [embeddings, *([] if candidates is None else [candidates]), *self.learned.values()]
         others = embeddings if candidates is None else candidates
         with torch.autocast(embeddings.device.type, enabled=False):
-            if self.reduction != "none" and choose(self.backend, n, len(others)) is TiledBlock:
-                with alone():
+            if self._ahead(weights) and choose(self.backend, n, len(others)) is TiledBlock:
+                with plainly():
                     result = with_gradient(value, inputs)
             else:
                 result = value(inputs)
+        if not self._warned and self._without_positives:
+            self._warned = True
+            warnings.warn(
+                f"this batch has no positive pair: its {n} labels all differ from those they are compared "
+                "with. Set batch.images_per_class to 2 or more.",
+                stacklevel=4,
+            )
         return result.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def extra_repr(self) -> str:
@@ -165,7 +172,7 @@ class Loss(nn.Module):
         pairs = None
         if size is None:
             pairs = Pairs.of(anchors, candidates, relation, measure, self.backend)
-            self._warn_without_positives(pairs)
+            self._without_positives = not len(pairs.listed.anchor)
             mined = pairs if self.mining is None else self.mining(pairs)
             parts = self._terms(mined, classes, learned)
         else:
@@ -244,15 +251,10 @@ class Loss(nn.Module):
             valid = valid | (value != 0)
         return (Terms(total=value, count=valid.to(value), active=(value != 0).to(value)),)
 
-    def _warn_without_positives(self, pairs: Pairs) -> None:
-        if self._warned or len(pairs.listed.anchor):
-            return
-        self._warned = True
-        warnings.warn(
-            f"this batch has no positive pair: its {len(pairs)} labels all differ from those they are "
-            "compared with. Set batch.images_per_class to 2 or more.",
-            stacklevel=6,
-        )
+    def _ahead(self, weights: Tensor | None) -> bool:
+        """Whether the gradient can be computed ahead: of a scalar, with nothing else to learn."""
+        others = [weights, *self.settings.values()]
+        return self.reduction != "none" and not any(isinstance(x, Tensor) and x.requires_grad for x in others)
 
 
 def create(
@@ -301,6 +303,8 @@ def create(
     complete = registry.complete(name, settings)
     rule = create_rule(mining, shared=complete)
     entry = registry[name]
+    if classes is not None and not (entry.proxies or entry.per_class):
+        raise NearfarError(f"{name} learns nothing for each class; create it without classes=….")
     class_labels = None if classes is None else _class_labels(name, classes)
     own = entry.reduction if rule is None else entry.mined
     return Loss(

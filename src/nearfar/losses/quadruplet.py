@@ -35,6 +35,8 @@ def quadruplet(pairs: Pairs, *, margin: float = 0.2, second_margin: float = 0.1)
 
     With a Euclidean measure s is the negated distance; the paper learns its metric with the network.
 
+    Rows of one id are taken to be of one class.
+
     Args:
         margin: m (>= 0), in units of the similarity.
         second_margin: m₂ (>= 0). The paper's is half of m: the second constraint is the weaker one.

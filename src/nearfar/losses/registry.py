@@ -30,6 +30,7 @@ class LossEntry:
         needs: what an anchor must have for its value to mean something.
         proxies: whether the candidates are learned vectors, one for each class, instead of the batch.
         learned: settings that the paper learns with the network.
+        per_class: whether they may be learned for each class.
         view: what is compared, where it is not the embeddings by the similarity asked for.
         separable: whether an anchor's value depends on no other anchor's, so that a batch whose positives are
             too many to list can be taken some anchors at a time.
@@ -41,6 +42,7 @@ class LossEntry:
     needs: Needs
     proxies: bool
     learned: tuple[str, ...]
+    per_class: bool
     view: View | None
     separable: bool
 
@@ -58,6 +60,7 @@ def register_loss(
     needs: Needs = ...,
     proxies: bool = ...,
     learned: tuple[str, ...] = ...,
+    per_class: bool = ...,
     view: View | None = ...,
     separable: bool = ...,
 ) -> Callable[[Function], Function]: ...
@@ -69,6 +72,7 @@ def register_loss(
     needs: Needs = "either",
     proxies: bool = False,
     learned: tuple[str, ...] = (),
+    per_class: bool = False,
     view: View | None = None,
     separable: bool = True,
 ) -> Function | Callable[[Function], Function]:
@@ -81,6 +85,7 @@ def register_loss(
             or a negative is enough.
         proxies: compare with learned vectors, one for each class, instead of the batch.
         learned: settings that the paper learns with the network: the function gets them as tensors.
+        per_class: with classes=…, learn them for each class: the function gets one value for each anchor.
         view: compare something else than the embeddings by the similarity asked for, such as
             ``distances``.
         separable: False when an anchor's value depends on other anchors.
@@ -92,7 +97,9 @@ def register_loss(
     def register(function: Function) -> Function:
         registry.add(
             function,
-            LossEntry(function, reduction, mined or reduction, needs, proxies, learned, view, separable),
+            LossEntry(
+                function, reduction, mined or reduction, needs, proxies, learned, per_class, view, separable
+            ),
         )
         return function
 
@@ -112,3 +119,8 @@ def describe(name: str) -> str:
 def settings(name: str) -> Signature:
     """Return the keyword settings of a loss as a signature."""
     return registry.settings(name)
+
+
+def has_proxies(name: str) -> bool:
+    """Say whether a loss learns a vector for each class, and so needs ``classes`` and ``dim``."""
+    return registry[name].proxies

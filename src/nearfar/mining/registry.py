@@ -54,6 +54,10 @@ def create(
         return mining
     if isinstance(mining, str):
         mining = {"name": mining}
+    if not isinstance(mining, Mapping):
+        raise NearfarError(
+            f"mining takes a rule's name, a mapping with its settings, or a rule; got {mining!r}."
+        )
     if "name" not in mining:
         raise NearfarError(f"mining needs a name, such as {{'name': 'hard'}}; got {dict(mining)!r}.")
     name = mining["name"]

@@ -7,6 +7,7 @@ import torch
 from nearfar.errors import NearfarError
 from nearfar.mining.easy import farthest_negative
 from nearfar.mining.registry import register_rule
+from nearfar.mining.rounding import slack
 from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax, Max
 
@@ -31,7 +32,9 @@ def semi_hard(pairs: Pairs, *, margin: float = 0.2, otherwise: Literal["drop", "
     if margin <= 0:
         raise NearfarError(f"semi_hard needs a positive margin; got {margin}.")
     s = pairs.positives.similarity.detach()
-    value, column = pairs.stream(Max(below=s, per="positive"), ArgMax(below=s, per="positive"))
+    # What differs by rounding alone is equal: a copy of the positive in another class is not farther.
+    below = s - slack(pairs)[pairs.positives.anchor]
+    value, column = pairs.stream(Max(below=below, per="positive"), ArgMax(below=below, per="positive"))
     if otherwise == "drop":
         return pairs.narrow(positives=(column >= 0) & (value > s - margin), partners=column)
     column = torch.where(column < 0, farthest_negative(pairs)[pairs.positives.anchor], column)

@@ -37,6 +37,8 @@ class DenseBlock:
         return self.matrix[anchor, candidate]
 
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
+        if not len(self.candidates):
+            return 0 * self.anchors[anchor].sum(1)
         return row_by_row(self.anchors[anchor], self.candidates[candidate], self.measure)
 
     def stream(

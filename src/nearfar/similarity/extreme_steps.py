@@ -77,10 +77,17 @@ class ExtremeStep:
             reached = torch.ge(s, self.thresholds[k, edge.rows, None], out=edge.buffer("each"))
             s = reached.mul_(-BIG).add_(s)
         first = self.first[edge.other]
-        parts = s.split(PART, 1)
-        ends = torch.stack([x.amax(1) if self.sign > 0 else x.amin(1).neg_() for x in parts])
-        best, part = ends.max(0)
+        if s.shape[1] % PART == 0:
+            ends = _ends(s.unflatten(1, (-1, PART)), self.sign)
+        else:
+            ends = torch.stack([_ends(x, self.sign) for x in s.split(PART, 1)], 1)
+        best, part = ends.max(1)
         return best, part.add_(first)
+
+
+def _ends(s: Tensor, sign: float) -> Tensor:
+    """The largest of the last axis, or the smallest, negated."""
+    return s.amax(-1) if sign > 0 else s.amin(-1).neg_()
 
 
 class TopKStep:

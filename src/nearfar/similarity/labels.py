@@ -190,4 +190,6 @@ def matches(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> PairList:
 
 
 def _first_tag(tags: Tensor) -> Tensor:
+    if not tags.shape[1]:
+        return torch.zeros(len(tags), dtype=torch.long, device=tags.device)
     return torch.where(tags.any(1), tags.int().argmax(1), tags.shape[1])

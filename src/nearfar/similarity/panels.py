@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.similarity.threads import alone, in_turn
+from nearfar.similarity.threads import in_turn, plainly
 
 ROWS = 256
 """Rows of a panel."""
@@ -61,7 +61,7 @@ class _Panels(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @alone()
+    @plainly()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (gradient,), (x, y) = grad_outputs, ctx.saved_tensors
         panels: list[Panel] = ctx.panels
@@ -103,7 +103,7 @@ def _keys(panels: list[Panel], shared: bool) -> list[tuple[int, ...]]:
         if shared:
             keys.append(tuple({panel.rows.start // ROWS, *columns}))
         else:
-            keys.append((0,))
+            keys.append((panel.rows.start // ROWS, *(-1 - k for k in columns)))
     return keys
 
 
@@ -119,14 +119,14 @@ class _EqualClasses(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, size: int, flat: Tensor) -> Tensor:
         ctx.save_for_backward(x, flat)
         ctx.size = size
-        classes = x.detach().view(-1, size, x.shape[1])
+        classes = x.detach().view(len(x) // size, size, x.shape[1])
         return torch.bmm(classes, classes.mT).view(-1)[flat]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @alone()
+    @plainly()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (gradient,), (x, flat), size = grad_outputs, ctx.saved_tensors, ctx.size
         weights = x.new_zeros(len(x) * size).index_put_((flat,), gradient).view(-1, size, size)
-        classes = x.view(-1, size, x.shape[1])
+        classes = x.view(len(x) // size, size, x.shape[1])
         return torch.bmm(weights + weights.mT, classes).view(x.shape), None, None

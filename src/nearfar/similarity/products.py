@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nearfar.similarity.measure import Measure, is_product, row_by_row
 from nearfar.similarity.product import choose_product
-from nearfar.similarity.threads import alone
+from nearfar.similarity.threads import plainly
 from nearfar.similarity.tile import scratch
 
 NEAR = 1e-6
@@ -81,6 +81,8 @@ class Distances:
 
     def tile(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         x, y = self.x[rows], self.y[columns]
+        if not (len(x) and len(y)):
+            return torch.empty(len(x), len(y), dtype=self.dtype, device=x.device)
         square = scratch.get("square", (len(x), len(y)), torch.float64, x.device)
         torch.mm(x, y.mT, out=square)
         norms = self.xx[rows, None], self.yy[None, columns]
@@ -141,7 +143,7 @@ class _AtPairs(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @alone()
+    @plainly()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (gradient,), (x, y, row, column) = grad_outputs, ctx.saved_tensors
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
@@ -178,9 +180,9 @@ def at_pairs(x: Tensor, y: Tensor, row: Tensor, column: Tensor, measure: Measure
 
 
 def _slopes(x: Tensor, y: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
-    """ds/dx and ds/dy of each pair of rows."""
+    """ds/dx and ds/dy of each pair of rows; the rows are used up."""
     if is_product(measure):
-        return y.clone(), x.clone()
+        return y, x
     difference = y - x
     if measure == "squared_euclidean":
         difference.mul_(2.0)

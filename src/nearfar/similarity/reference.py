@@ -46,6 +46,8 @@ class ReferenceBlock:
         return self.at(anchor, candidate)
 
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
+        if not len(self.candidates):
+            return 0 * self.anchors[anchor].sum(1)
         pairs = zip(anchor.tolist(), candidate.tolist(), strict=True)
         values = [
             between(self.anchors[i : i + 1], self.candidates[j : j + 1], self.measure)[0] for i, j in pairs

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.similarity.stable import full_precision
-from nearfar.similarity.threads import alone, in_turn
+from nearfar.similarity.threads import in_turn, plainly
 
 CHUNK = 1024
 """Rows that a thread takes at a time."""
@@ -37,7 +37,7 @@ class _SortedRows(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @alone()
+    @plainly()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (gradient,), (order, inverse, rows) = grad_outputs, ctx.saved_tensors
         dx = torch.empty_like(gradient, dtype=ctx.dtype)

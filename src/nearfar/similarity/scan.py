@@ -41,11 +41,11 @@ class Scan:
         for step in self.steps:
             self.groups.setdefault(step.fill, []).append(step)
 
-    def forward(self, with_weights: bool) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, with_weights: bool, need_y: bool) -> tuple[Tensor | None, Tensor | None]:
         """Visit every tile; ``with_weights`` also gathers the gradient for an upstream of 1 everywhere."""
         tiles = list(self.layout.tiles())
         active = [False] * len(tiles)
-        dx, dy = self._gradients(True) if with_weights else (None, None)
+        dx, dy = self._gradients(need_y) if with_weights else (None, None)
 
         def work(index: int) -> None:
             tile = self._tile(*tiles[index])
@@ -128,19 +128,13 @@ def find(scan: Scan, step: ExtremeStep) -> Tensor:
             # Full multiples: a fast product is prepared once for each shape, which takes time and memory.
             some = torch.cat([rows, rows[-1:].expand(-len(rows) % PART)])
             s = scan.s.tile(part, some).mT if step.over_candidates else scan.s.tile(some, part)
-            s = s[: len(rows)] * step.sign
+            # The pair whose similarity is the value found: a second look may differ in its last bit.
+            apart = (s[: len(rows)] * step.sign).sub_(step.value[k, rows, None]).abs_()
             near, far = row[start[j] : start[j + 1]], other[start[j] : start[j + 1]]
             at = torch.searchsorted(rows, near).clamp_max(len(rows) - 1)
             there = rows[at] == near
-            s[at[there], far[there] - part.start] = -torch.inf
-            if scan.interval:
-                every = torch.arange(part.start, part.stop, device=rows.device)
-                t = (s.mT if step.over_candidates else s) * step.sign
-                outside = ~scan.interval.holds(t, every if step.over_candidates else rows)
-                s.masked_fill_(outside.mT if step.over_candidates else outside, -torch.inf)
-            if step.thresholds is not None:
-                s.masked_fill_(s >= step.thresholds[k, rows, None], -torch.inf)
-            place[k, rows] = part.start + s.argmax(1)
+            apart[at[there], far[there] - part.start] = torch.inf
+            place[k, rows] = part.start + apart.argmin(1)
 
         in_turn(work, [(j,) for j in range(len(step.parts))])
     return place

@@ -189,6 +189,7 @@ class CurveStep:
 
     def receive(self, gradient: Tensor | None) -> None:
         self.gradient = gradient
+        self.slopes.zero_()
 
     def weigh(self, tile: Tile, weights: Weights) -> None:
         edges = edges_of(tile, self.over_candidates)

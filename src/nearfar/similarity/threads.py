@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import TypeVar
 
@@ -28,23 +28,31 @@ def in_threads(work: Callable[[Item], Value], items: Iterable[Item], workers: in
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Keep this thread's own operations on one core, and leave the others to ``in_turn``.
+def plainly() -> Iterator[None]:
+    """Run this thread's own operations on one core, in the precision of what they are given.
 
-    The threads behind a parallel operation go on waiting, busily, for the next one, and would take the time
-    of the threads over tiles. Use it as a context or as a decorator.
+    One core: the threads behind a parallel operation go on waiting, busily, for the next one, and would take
+    the time of the threads over tiles. Autocast is off, and inference mode is left (without gradient), since
+    the other threads are not in it. Use it as a context or as a decorator.
     """
     before = torch.get_num_threads()
-    if before == 1:
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if before > 1:
+            _set_aside.count = before
+            torch.set_num_threads(1)
+            stack.callback(_give_back, before)
         yield
-        return
-    _set_aside.count = before
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        _set_aside.count = 1
+
+
+def _give_back(count: int) -> None:
+    torch.set_num_threads(count)
+    _set_aside.count = 1
 
 
 def in_turn(work: Callable[[int], None], keys: Sequence[tuple[int, ...]], workers: int | None = None) -> None:
@@ -63,7 +71,7 @@ def in_turn(work: Callable[[int], None], keys: Sequence[tuple[int, ...]], worker
             work(index)
         return
     turns = _turns(keys)
-    done = [0] * (1 + max(key for some in keys for key in some))
+    done = dict.fromkeys((key for some in keys for key in some), 0)
     changed = threading.Condition()
     upcoming = count()
     failed = False
@@ -95,7 +103,7 @@ def in_turn(work: Callable[[int], None], keys: Sequence[tuple[int, ...]], worker
 
 
 def _available() -> int:
-    """As many threads as torch uses, ``alone`` or not."""
+    """As many threads as torch uses, ``plainly`` or not."""
     return max(torch.get_num_threads(), getattr(_set_aside, "count", 1))
 
 

@@ -43,16 +43,16 @@ from nearfar.similarity.scan import AnyStep, Scan, find
 from nearfar.similarity.softmax_steps import SoftmaxStep
 from nearfar.similarity.steps import CurveStep, curve_of
 from nearfar.similarity.strips import draw_samples, order_statistic
-from nearfar.similarity.threads import alone
+from nearfar.similarity.threads import plainly
 
-TILE = 704
+TILE = 512
 """Side of a tile: larger ones leave the cache of a core, smaller ones cost more calls. Measured."""
 
 
 class TiledBlock:
     """See ``Block``."""
 
-    @alone()
+    @plainly()
     def __init__(self, anchors: Tensor, candidates: Tensor, measure: Measure, relation: Relation) -> None:
         symmetric = relation.symmetric and candidates is anchors
         self.layout = Layout(relation, len(anchors), len(candidates), TILE, symmetric)
@@ -73,7 +73,7 @@ class TiledBlock:
     def __len__(self) -> int:
         return len(self.x)
 
-    @alone()
+    @plainly()
     def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         row, column = self._places(anchor, candidate)
         if is_product(self.measure) and self.layout.pairs_lie_together:
@@ -83,11 +83,13 @@ class TiledBlock:
             return panel_similarity(self.x, self.y, row, column)
         return at_pairs(self.x, self.y, row, column, self.measure)
 
-    @alone()
+    @plainly()
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
+        if not len(self.y):
+            return 0 * self.anchors[anchor].sum(1)
         return at_pairs(self.x, self.y, *self._places(anchor, candidate), self.measure)
 
-    @alone()
+    @plainly()
     def stream(
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]
     ) -> tuple[Tensor, ...]:
@@ -228,7 +230,8 @@ class Plan:
             if self.reduction.per == "positive":
                 result = result[self.owners]
         if isinstance(self.reduction, ArgMax | TopK):
-            return torch.where(result < 0, -1, other.order[result.clamp_min(0)])
+            there = torch.cat([other.order, other.order.new_full((1,), -1)])
+            return there[result]  # -1, none, is the last
         return result
 
 
@@ -256,7 +259,7 @@ class _Streamed(torch.autograd.Function):
         scan = Scan(job.layout, s, job.interval, steps, job.symmetric)
         learns = [step for step in steps if step.differentiable]
         one_pass = len(learns) == 1 and isinstance(learns[0], CurveStep) and any(ctx.needs_input_grad)
-        ready = scan.forward(with_weights=one_pass)
+        ready = scan.forward(with_weights=one_pass, need_y=ctx.needs_input_grad[1])
         ctx.job, ctx.scan, ctx.ready = job, scan, ready if one_pass else None
         ctx.save_for_backward(x, y)
         results = []
@@ -279,7 +282,7 @@ class _Streamed(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @alone()
+    @plainly()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         gradients, (x, y) = grad_outputs, ctx.saved_tensors
         job, scan = ctx.job, ctx.scan
@@ -317,7 +320,6 @@ def _dense_gradient(
         same = _common_value(gradient, step.matrix)
         if same is not None:
             return tuple(None if d is None else d * same for d in ctx.ready)  # pyrefly: ignore
-        step.slopes.zero_()
     for step, gradient in taught:
         step.receive(gradient.contiguous())
     taught_steps = [step for step, _ in taught]

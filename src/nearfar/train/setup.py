@@ -15,6 +15,7 @@ from nearfar.data import Augment, Images, PKSampler, Table, packs, read_table, s
 from nearfar.errors import DataError
 from nearfar.losses import Loss
 from nearfar.losses import create as create_loss
+from nearfar.losses.registry import has_proxies
 from nearfar.models import Embedder
 from nearfar.train.optimizer import create_optimizer, parameter_groups
 from nearfar.train.randomness import seed_everything
@@ -137,13 +138,14 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
 def make_loss(config: Config, labels: np.ndarray, dim: int) -> Loss:
     """Return the loss that ``config.loss`` describes, for training labels and embeddings of ``dim``."""
     wanted = config.loss
+    needed = has_proxies(wanted.name)
     return create_loss(
         wanted.name,
         mining=wanted.mining,
         similarity=wanted.similarity,
         reduction=wanted.reduction,
-        classes=torch.from_numpy(labels),
-        dim=dim,
+        classes=torch.from_numpy(labels) if needed else None,
+        dim=dim if needed else None,
         **wanted.settings,
     )
 
