@@ -8,7 +8,7 @@ from nearfar.similarity.reduce import largest
 from nearfar.similarity.steps import edges_of
 from nearfar.similarity.tile import BIG, Edge, Tile, Weights
 
-PART = 128
+PART = 256
 """Rows of the other side in a part."""
 
 
@@ -77,17 +77,18 @@ class ExtremeStep:
             reached = torch.ge(s, self.thresholds[k, edge.rows, None], out=edge.buffer("each"))
             s = reached.mul_(-BIG).add_(s)
         first = self.first[edge.other]
-        if s.shape[1] % PART == 0:
-            ends = _ends(s.unflatten(1, (-1, PART)), self.sign)
+        if s.shape[1] % PART:
+            ends = torch.stack([self._ends(x, 1) for x in s.split(PART, 1)])
+        elif edge.flip:  # along the memory, whichever side is seen
+            ends = self._ends(s.mT.unflatten(0, (-1, PART)), 1)
         else:
-            ends = torch.stack([_ends(x, self.sign) for x in s.split(PART, 1)], 1)
-        best, part = ends.max(1)
+            ends = self._ends(s.unflatten(1, (-1, PART)), 2).mT
+        best, part = ends.max(0)
         return best, part.add_(first)
 
-
-def _ends(s: Tensor, sign: float) -> Tensor:
-    """The largest of the last axis, or the smallest, negated."""
-    return s.amax(-1) if sign > 0 else s.amin(-1).neg_()
+    def _ends(self, s: Tensor, axis: int) -> Tensor:
+        """The largest along an axis, or the smallest, negated."""
+        return s.amax(axis) if self.sign > 0 else s.amin(axis).neg_()
 
 
 class TopKStep:
