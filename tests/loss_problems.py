@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nearfar.pairs import Labels
+from nearfar.inputs import Labels
 from nearfar.similarity import Measure, Relevance
 
 MEASURES = get_args(Measure)

@@ -16,6 +16,7 @@ LAYERS = [
     ["errors", "files", "toml", "registered"],
     ["similarity"],
     ["inputs"],
+    ["kept"],
     ["pairs"],
     ["mining"],
     ["losses"],

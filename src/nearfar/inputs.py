@@ -3,10 +3,14 @@
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.similarity.labels import Kinship, Listed, Relevance, SameClass, SharedTag
+from nearfar.similarity.relation import Relation
+
+Labels = Int[Tensor, " n"] | Int[Tensor, "n tag"] | Relevance
 
 
 def check_embeddings(x: Any, name: str) -> int:
@@ -16,6 +20,31 @@ def check_embeddings(x: Any, name: str) -> int:
     if x.ndim != 2 or not x.is_floating_point():
         raise NearfarError(f"{name} must be floating point of shape [n, dim]; got {shown(x)}.")
     return len(x)
+
+
+def relate(
+    n: int,
+    labels: Labels,
+    m: int | None = None,
+    candidate_labels: Tensor | None = None,
+    *,
+    own: Tensor | None = None,
+    ids: Tensor | None = None,
+    candidate_ids: Tensor | None = None,
+) -> Relation:
+    """Say what each of n anchors is to each of m candidates, or to each other for ``m=None``.
+
+    Raises:
+        NearfarError: if labels, ids or own columns do not fit.
+    """
+    if m is None:
+        check_ids(ids, n, ids, n)
+        kin = kinship(labels, n)
+        device = labels.pairs.device if isinstance(labels, Relevance) else labels.device
+        return Relation(kin, torch.arange(n, device=device), ids, ids, symmetric=True)
+    check_own(own, n, m)
+    check_ids(ids, n, candidate_ids, m)
+    return Relation(kinship(labels, n, candidate_labels, m), own, ids, candidate_ids)
 
 
 def kinship(

@@ -1,6 +1,5 @@
 """Anchors against candidates: the one block of comparisons that every loss reads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -10,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError, suggest
-from nearfar.inputs import check_embeddings, check_ids, check_own, kinship
+from nearfar.inputs import Labels, check_embeddings, relate
+from nearfar.kept import Against, Chosen, Positives
 from nearfar.similarity import (
     ArgMax,
     Block,
@@ -18,7 +18,6 @@ from nearfar.similarity import (
     OrderStatistic,
     Reduction,
     Relation,
-    Relevance,
     Sample,
     TopK,
     choose,
@@ -28,48 +27,6 @@ from nearfar.similarity.reduce import reduce
 from nearfar.similarity.reductions import Per, threshold_of
 
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
-Labels = Int[Tensor, " n"] | Int[Tensor, "n tag"] | Relevance
-
-
-@dataclass(frozen=True, eq=False)
-class Positives:
-    """The positive pairs, explicit and sparse, ordered by anchor.
-
-    Attributes:
-        anchor: row of each pair's anchor.
-        candidate: row of each pair's candidate.
-        similarity: larger is nearer (a Euclidean measure gives the negated distance); differentiable.
-    """
-
-    anchor: Int[Tensor, " positive"]
-    candidate: Int[Tensor, " positive"]
-    similarity: Float[Tensor, " positive"]
-
-    def where(self, keep: Bool[Tensor, " positive"]) -> "Positives":
-        """Return some of the pairs."""
-        return Positives(self.anchor[keep], self.candidate[keep], self.similarity[keep])
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """Explicit negatives: a few columns for each anchor, or one for each positive pair; -1 is none."""
-
-    columns: Int[Tensor, "row k"]
-    per: Literal["anchor", "positive"]
-
-
-@dataclass(eq=False)
-class Against:
-    """Positives to be kept by what the negatives are: asked in the loss's own pass over the negatives.
-
-    Attributes:
-        reduction: what to ask the negatives, those that the narrowed pairs still have.
-        keep: which positive pairs to keep, from the answer.
-    """
-
-    reduction: Reduction
-    keep: Callable[[Tensor], Bool[Tensor, " positive"]]
-    answer: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,31 +302,6 @@ def _reduce_few(columns: Tensor, s: Tensor, keep: Tensor, reduction: Reduction) 
         found = columns.gather(1, place.clamp_min(0)).masked_fill(place < 0, -1)
         return found.view(result.shape)
     return result
-
-
-def relate(
-    n: int,
-    labels: Labels,
-    m: int | None = None,
-    candidate_labels: Tensor | None = None,
-    *,
-    own: Tensor | None = None,
-    ids: Tensor | None = None,
-    candidate_ids: Tensor | None = None,
-) -> Relation:
-    """Say what each of n anchors is to each of m candidates, or to each other for ``m=None``.
-
-    Raises:
-        NearfarError: if labels, ids or own columns do not fit.
-    """
-    if m is None:
-        check_ids(ids, n, ids, n)
-        kin = kinship(labels, n)
-        device = labels.pairs.device if isinstance(labels, Relevance) else labels.device
-        return Relation(kin, torch.arange(n, device=device), ids, ids, symmetric=True)
-    check_own(own, n, m)
-    check_ids(ids, n, candidate_ids, m)
-    return Relation(kinship(labels, n, candidate_labels, m), own, ids, candidate_ids)
 
 
 def _segment(values: Tensor, anchor: Tensor, n: int, how: str, empty: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 import nearfar
 from nearfar.errors import NearfarError
-from nearfar.pairs import Labels
+from nearfar.inputs import Labels
 from nearfar.similarity import Measure, Relevance
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, batch
 

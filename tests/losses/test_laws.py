@@ -19,9 +19,9 @@ from torch import Tensor
 import nearfar
 from loss_problems import DRAWING, RULES, Problem, problems
 from nearfar.errors import NearfarError
+from nearfar.inputs import Labels
 from nearfar.losses import module
 from nearfar.losses.registry import registry
-from nearfar.pairs import Labels
 from nearfar.similarity import Relevance, tiled
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES
 

@@ -21,6 +21,8 @@ from nearfar.similarity import (
     SoftplusSum,
     Sum,
     TopK,
+    ranked_steps,
+    scan,
     softmax_steps,
     tiled,
 )
@@ -150,8 +152,8 @@ def test_distances_of_near_pairs_keep_their_digits(measure):
 def test_tiles_under_every_threshold_are_skipped(monkeypatch):
     """Separated classes: after the first pass no tile is made again, and nothing changes."""
     made = []
-    tile = tiled.Scan._tile
-    monkeypatch.setattr(tiled.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
+    tile = scan.Scan._tile
+    monkeypatch.setattr(scan.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
     monkeypatch.setattr(tiled, "TILE", 16)
     labels = torch.arange(16).repeat_interleave(4)
     x = torch.eye(16, dtype=torch.float64)[labels] + 0.01 * torch.randn(64, 16, dtype=torch.float64)
@@ -165,8 +167,8 @@ def test_tiles_under_every_threshold_are_skipped(monkeypatch):
 
 def test_several_reductions_share_one_pass(monkeypatch):
     made = []
-    tile = tiled.Scan._tile
-    monkeypatch.setattr(tiled.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
+    tile = scan.Scan._tile
+    monkeypatch.setattr(scan.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
     x, labels = batch(10, 4, 8)
     pairs = Pairs.within(x, labels, backend="tiled")
     pairs.stream(LogSumExp(scale=3.0), Max(), ArgMax(), Sum(), Count(above=0.1), SoftplusSum(0.0), TopK(3))
@@ -202,6 +204,31 @@ def test_order_statistics_are_exact_to_the_last_bit(over, dtype):
         expected = ordered[:, rank - 1].expand(len(x))
         torch.testing.assert_close(value, expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-8)
         assert torch.isin(value, s).all() or dtype == torch.float32
+
+
+@pytest.mark.parametrize("bounds", [False, True])
+@pytest.mark.parametrize("common", [False, True])
+def test_thresholds_may_be_ranked(monkeypatch, bounds, common):
+    """Hinges with very many thresholds take another way to the same numbers."""
+    monkeypatch.setattr(ranked_steps, "MANY", 1)
+    monkeypatch.setattr(tiled, "TILE", 16)
+    x, labels = batch(6, 7, 5)
+    labels[:4] = torch.arange(50, 54)  # fewer positives, and none
+    results = []
+    for backend in ("dense", "tiled"):
+        z = x.clone().requires_grad_()
+        pairs = Pairs.within(z, labels, backend=backend)
+        limit = pairs.positives.similarity - 0.1
+        if bounds:
+            above = torch.linspace(-0.6, 0.2, len(x), dtype=x.dtype)
+            pairs = pairs.narrow(above=above, below=above + 0.6)
+        hinge, count = pairs.stream(
+            HingeSum(limit, per="positive"), Count(above=limit.detach(), per="positive")
+        )
+        upstream = torch.ones_like(hinge) if common else torch.linspace(-1, 1, len(hinge), dtype=x.dtype)
+        results.append((hinge, count, *torch.autograd.grad(hinge @ upstream, z)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-11)
 
 
 def test_an_error_in_a_thread_reaches_the_caller():

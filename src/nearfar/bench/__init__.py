@@ -5,13 +5,12 @@ report = nearfar.bench.measure(nearfar.bench.Plan(losses=("supcon",), n=(1024,),
 
 from nearfar.bench.busy import BusyReport, measure_busy
 from nearfar.bench.losses import Cell, Report, Taken, measure
-from nearfar.bench.plan import FULL, Plan
+from nearfar.bench.plan import Plan
 from nearfar.bench.tables import BUSY, TERMINAL, busy_markdown, busy_rows, markdown, terminal_rows
 from nearfar.bench.write import check_folder, write, write_busy, write_json
 
 __all__ = [
     "BUSY",
-    "FULL",
     "TERMINAL",
     "BusyReport",
     "Cell",

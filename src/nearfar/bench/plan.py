@@ -6,7 +6,7 @@ from nearfar.bench.problems import PROBLEMS
 from nearfar.errors import ConfigError, MissingExtra, require, suggest
 from nearfar.similarity import check_backend
 
-SMALL, FULL = (1024, 4096), (1024, 4096, 16_384, 32_768, 131_072)
+SMALL = (1024, 4096)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from nearfar.losses import (
     triplet_weighted,
     tuplet_margin,
 )
-from nearfar.losses.module import Loss, create
+from nearfar.losses.creation import create
+from nearfar.losses.module import Loss
 from nearfar.losses.registry import describe, names, register_loss, settings
 from nearfar.losses.terms import Reduction, Statistics, Terms
 

@@ -1,7 +1,8 @@
 """Multi-similarity mining: pairs that break the order of an anchor's hardest pair of the other kind."""
 
+from nearfar.kept import Against
 from nearfar.mining.registry import register_rule
-from nearfar.pairs import Against, Pairs
+from nearfar.pairs import Pairs
 from nearfar.similarity import Max
 
 

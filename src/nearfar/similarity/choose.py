@@ -9,7 +9,7 @@ from nearfar.similarity.dense import DenseBlock
 from nearfar.similarity.reference import ReferenceBlock
 from nearfar.similarity.tiled import TiledBlock
 
-SMALL = 2**16
+SMALL = 2**17
 """Comparisons up to which a matrix in memory is as fast as tiles."""
 
 logger = logging.getLogger("nearfar")

@@ -121,10 +121,10 @@ class Layout:
 
 
 def _sizes(anchors: int, candidates: int, tile: int, symmetric: bool) -> tuple[int, int]:
-    """Choose the sides of a tile: about ``tile`` squared, in at least four blocks of rows for the threads.
+    """Choose the sides of a tile: about ``tile`` squared, in blocks enough for two threads, or for four.
 
     Blocks are of nearly the same size. The number of threads plays no part, so that sums do not depend on it.
     """
-    blocks = max(min(4, anchors), -(-anchors // tile))
+    blocks = max(min(2 if symmetric else 4, anchors), -(-anchors // tile))
     rows = max(1, -(-anchors // max(1, blocks)))
     return (rows, rows) if symmetric else (rows, max(1, min(candidates, tile * tile // rows)))

@@ -1,0 +1,102 @@
+"""A loss from its name and settings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from nearfar.errors import NearfarError, suggest
+from nearfar.losses.module import Loss
+from nearfar.losses.registry import registry
+from nearfar.losses.terms import Reduction
+from nearfar.mining import Rule
+from nearfar.mining import create as create_rule
+from nearfar.similarity import Measure, check_backend
+
+
+def create(
+    name: str,
+    *,
+    mining: str | Mapping[str, Any] | Rule | None = None,
+    similarity: Measure = "cosine",
+    reduction: Reduction | None = None,
+    backend: str = "auto",
+    across_ranks: bool = True,
+    classes: int | Sequence[int] | Int[Tensor, " n"] | None = None,
+    dim: int | None = None,
+    learn: bool = True,
+    **settings: Any,
+) -> Loss:
+    """Create a loss by name.
+
+    Args:
+        name: one of ``nearfar.losses.names()``.
+        mining: a rule's name, a mapping such as ``{"name": "semi_hard", "margin": 0.1}``, or a rule; None
+            takes all pairs. A rule's setting that the loss also has (``margin``) is the loss's unless given.
+        similarity: "cosine" (embeddings are normalised here), "dot", "euclidean" or "squared_euclidean".
+        reduction: "mean", "mean_valid", "mean_terms", "mean_active", "sum", "none", or None for the paper's
+            own; see ``Terms.reduce``.
+        backend: what computes it: "auto", "tiled", "dense" or "reference".
+        across_ranks: compare with the embeddings of all ranks, where torch.distributed is initialised.
+        classes: for a loss with something learned for each class, the labels of the training set (repeats
+            are fine), or their count when they are 0, 1, 2, …
+        dim: for a loss with proxies, the dimension of the embeddings.
+        learn: train what the paper trains with the network (``loss.learned``), or leave it as given.
+        **settings: the loss's own hyper-parameters; see ``nearfar.losses.describe(name)``.
+
+    Raises:
+        NearfarError: if a name or a setting is unknown.
+    """
+    for word, value, known in [
+        ("similarity", similarity, list(get_args(Measure))),
+        ("reduction", reduction, [None, *get_args(Reduction)]),
+    ]:
+        if value not in known:
+            options = [option for option in known if option is not None]
+            raise NearfarError(
+                f"{word} {value!r} is not one of {', '.join(options)}.{suggest(str(value), options)}"
+            )
+    check_backend(backend)
+    complete = registry.complete(name, settings)
+    rule = create_rule(mining, shared=complete)
+    entry = registry[name]
+    if classes is not None and not (entry.proxies or entry.per_class):
+        raise NearfarError(f"{name} learns nothing for each class; create it without classes=….")
+    class_labels = None if classes is None else _class_labels(name, classes)
+    own = entry.reduction if rule is None else entry.mined
+    return Loss(
+        name,
+        complete,
+        mining=rule,
+        similarity=similarity,
+        reduction=own if reduction is None else reduction,
+        backend=backend,
+        across_ranks=across_ranks,
+        proxies=_create_proxies(name, class_labels, dim) if entry.proxies else None,
+        learned={key: _learnable(complete[key], class_labels) for key in entry.learned} if learn else None,
+        class_labels=class_labels,
+    )
+
+
+def _class_labels(name: str, classes: int | Sequence[int] | Tensor) -> Tensor:
+    labels = torch.arange(classes) if isinstance(classes, int) else torch.as_tensor(classes).unique()
+    if len(labels) < 2:
+        raise NearfarError(f"{name} needs two classes or more; got {len(labels)}.")
+    return labels.long()
+
+
+def _learnable(value: float, class_labels: Tensor | None) -> nn.Parameter:
+    start = torch.tensor(float(value))
+    return nn.Parameter(start if class_labels is None else start.repeat(len(class_labels)))
+
+
+def _create_proxies(name: str, class_labels: Tensor | None, dim: int | None) -> Tensor:
+    """Draw one proxy of about unit length for each class."""
+    if class_labels is None or dim is None:
+        raise NearfarError(
+            f"{name} learns a proxy for each class; create it with classes=… (the training labels, or how "
+            "many there are) and dim=… (of the embeddings)."
+        )
+    return torch.randn(len(class_labels), dim) / dim**0.5
