@@ -33,9 +33,8 @@ def main() -> None:
     command = " ".join(["python", "benchmarks/losses.py", *sys.argv[1:]])
     plans = [Plan(repeats=options.repeats)]
     if options.full:
-        sizes = (1024, 4096, 16_384, 32_768)
         plans = [
-            Plan(n=sizes, repeats=options.repeats, patience=45),
+            Plan(n=(1024, 4096, 16_384, 32_768), repeats=options.repeats, patience=45),
             Plan(n=(131_072,), dims=(128,), repeats=1, patience=1),
         ]
     RESULTS.mkdir(exist_ok=True)
@@ -46,7 +45,8 @@ def main() -> None:
         save = partial(write_json, folder=RESULTS, name=name)
         first, *others = (measure(plan, command=command, progress=tell, save=save) for plan in plans)
         cells = [cell for report in (first, *others) for cell in report.cells]
-        files = write(replace(first, cells=cells), RESULTS, name)
+        sizes = tuple(n for plan in plans for n in plan.n)
+        files = write(replace(first, plan=replace(plans[0], n=sizes), cells=cells), RESULTS, name)
     print(files[1].read_text())
 
 
