@@ -57,18 +57,19 @@ def draw(report: Report) -> bytes:
             for place, dim in enumerate(dims):
                 cells = [cell for cell in report.cells if (cell.loss, cell.dim) == (loss, dim)]
                 time, memory = axes[row][2 * place : 2 * place + 2]
-                panels += [(time, _time_lines(cells)), (memory, _memory_lines(cells))]
+                sizes = sorted({cell.n for cell in report.cells if cell.dim == dim})
+                panels += [(time, _time_lines(cells), sizes), (memory, _memory_lines(cells), sizes)]
                 words = f"{PROBLEMS[loss].title}, {dim} dimensions\n{_faster(cells)}"
                 time.set_title(words, loc="left", fontsize=9.5, color=INK)
                 memory.set_title(f"\n{_smaller(cells)}", loc="left", fontsize=9.5, color=INK)
                 time.set_ylabel("seconds, forward and backward")
                 memory.set_ylabel("peak memory above the inputs, MiB")
                 if report.memory_gib is not None:
-                    _draw_ceiling(memory, report.memory_gib, report.plan.n)
-        for axis, lines in panels:
-            _draw_lines(axis, lines, sorted(report.plan.n))
-        for axis, lines in panels:  # the shared axes are settled now
-            _name(axis, lines, max(report.plan.n))
+                    _draw_ceiling(memory, report.memory_gib, sizes)
+        for axis, lines, sizes in panels:
+            _draw_lines(axis, lines, sizes)
+        for axis, lines, sizes in panels:  # the shared axes are settled now
+            _name(axis, lines, max(sizes))
         for axis in axes[-1]:
             axis.set_xlabel("rows in the batch")
         figure.text(0.005, -0.01, _foot(report), fontsize=8, color=FLOOR, va="top")

@@ -1,4 +1,4 @@
-"""Hinges with very many thresholds a row: each similarity is ranked among them once, not held against each."""
+"""Hinges with very many thresholds a row: each similarity is ranked among them, not held against each."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from nearfar.similarity.layout import Side
 from nearfar.similarity.steps import Curve, CurveStep, Hinge, Passed, edges_of
 from nearfar.similarity.tile import Edge, Tile, Weights
 
-MANY = 128
+MANY = 64
 """Thresholds of a row from which ranking each similarity is faster than K comparisons."""
 
 
@@ -26,10 +26,9 @@ class RankedStep(CurveStep):
         self.prefix: Tensor | None = None
 
     @staticmethod
-    def suits(curve: Curve, thresholds: float | Tensor) -> bool:
+    def suits(curve: Curve, thresholds: Tensor) -> bool:
         """Whether the curve can be ranked and there are thresholds enough."""
-        many = isinstance(thresholds, Tensor) and len(thresholds) >= MANY
-        return many and isinstance(curve, Hinge | Passed)
+        return len(thresholds) >= MANY and isinstance(curve, Hinge | Passed)
 
     def visit(self, tile: Tile) -> bool:
         for edge in edges_of(tile, self.over_candidates):

@@ -69,10 +69,11 @@ class Plan:
             case TopK(k=k):
                 return TopKStep(k, side, other, over, like)
             case Sum() | Count() | HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSquareSum():
-                threshold = threshold_of(reduction) if table is None else table
                 curve = curve_of(reduction)
-                kind = RankedStep if RankedStep.suits(curve, threshold) else CurveStep
-                return kind(curve, threshold, side, over, like)
+                if table is not None and RankedStep.suits(curve, table):
+                    return RankedStep(curve, table, side, over, like)
+                threshold = threshold_of(reduction) if table is None else table
+                return CurveStep(curve, threshold, side, over, like)
         raise AssertionError(reduction)
 
     def unsort(self, result: Tensor, layout: Layout) -> Tensor:
