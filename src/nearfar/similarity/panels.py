@@ -109,24 +109,36 @@ def _keys(panels: list[Panel], shared: bool) -> list[tuple[int, ...]]:
 
 def equal_classes_similarity(
     x: Float[Tensor, "row dim"], size: int, row: Int[Tensor, " pair"], column: Int[Tensor, " pair"]
-) -> Float[Tensor, " pair"]:
-    """The same where every class has ``size`` rows, one class after the other: one small product for each."""
+) -> tuple[Float[Tensor, "row dim"], Float[Tensor, " pair"]]:
+    """The same where every class has ``size`` rows, one class after the other: one small product for each.
+
+    Returns:
+        The vectors again, for everything else that reads them, and the similarities. Both come out of one
+        operation, so that the gradient of the second is added to that of the first in place.
+    """
     return _EqualClasses.apply(x, size, row * size + column % size)  # pyrefly: ignore
 
 
 class _EqualClasses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, size: int, flat: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, size: int, flat: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, flat)
         ctx.size = size
+        ctx.set_materialize_grads(False)
         classes = x.detach().view(len(x) // size, size, x.shape[1])
-        return torch.bmm(classes, classes.mT).view(-1)[flat]
+        return x.view_as(x), torch.bmm(classes, classes.mT).view(-1)[flat]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @plainly()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
-        (gradient,), (x, flat), size = grad_outputs, ctx.saved_tensors, ctx.size
-        weights = x.new_zeros(len(x) * size).index_put_((flat,), gradient).view(-1, size, size)
-        classes = x.view(len(x) // size, size, x.shape[1])
-        return torch.bmm(weights + weights.mT, classes).view(x.shape), None, None
+        (dx, gradient), (x, flat), size = grad_outputs, ctx.saved_tensors, ctx.size
+        if gradient is None:
+            return dx, None, None
+        dx = torch.zeros_like(x) if dx is None else dx if dx.is_contiguous() else dx.contiguous()
+        weights = x.new_zeros(len(x) * size).index_put_((flat,), gradient).view(len(x) // size, size, size)
+        shape = (len(x) // size, size, x.shape[1])
+        parts = zip(weights.split(ROWS), x.view(shape).split(ROWS), dx.view(shape).split(ROWS), strict=True)
+        for w, rows, part in parts:
+            part.baddbmm_(w + w.mT, rows)
+        return dx, None, None

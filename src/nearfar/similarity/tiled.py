@@ -65,7 +65,9 @@ class TiledBlock:
         if is_product(self.measure) and self.layout.pairs_lie_together:
             size = self.layout.class_size if self.y is self.x else None
             if size is not None and size <= SMALL:
-                return equal_classes_similarity(self.x, size, row, column)
+                self.x, s = equal_classes_similarity(self.x, size, row, column)
+                self.y = self.x
+                return s
             return panel_similarity(self.x, self.y, row, column)
         return at_pairs(self.x, self.y, row, column, self.measure)
 
