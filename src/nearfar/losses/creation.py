@@ -38,7 +38,7 @@ def create(
         similarity: "cosine" (embeddings are normalised here), "dot", "euclidean" or "squared_euclidean".
         reduction: "mean", "mean_valid", "mean_terms", "mean_active", "sum", "none", or None for the paper's
             own; see ``Terms.reduce``.
-        backend: what computes it: "auto", "tiled", "dense" or "reference".
+        backend: what computes it: "auto", "tiled" (flat memory, no double backward), "dense" or "reference".
         across_ranks: compare with the embeddings of all ranks, where torch.distributed is initialised.
         classes: for a loss with something learned for each class, the labels of the training set (repeats
             are fine), or their count when they are 0, 1, 2, …

@@ -52,7 +52,7 @@ def add_rows(state: Tensor, edge: Edge, values: Tensor) -> None:
     state.add_(values.sum(1))
 
 
-class Curve:
+class Curve(Protocol):
     """A function f of s - t, and its slope; both are written to ``out``.
 
     Attributes:
@@ -60,14 +60,16 @@ class Curve:
         flat: whether f is 0 for all s <= t.
     """
 
-    fill = -torch.inf
-    flat = False
+    fill: float = -torch.inf
+    flat: bool = False
 
     def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return f(s - t)."""
+        ...
 
     def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return f'(s - t)."""
+        ...
 
 
 class Identity(Curve):
@@ -87,6 +89,9 @@ class Passed(Curve):
 
     def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
         return torch.gt(s, t, out=out)
+
+    def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+        return out.zero_()
 
 
 class Hinge(Curve):
