@@ -52,7 +52,7 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def suggest(word: str, known: list[str]) -> str:
+def suggest(word: object, known: list[str]) -> str:
     """Return " Did you mean '…'?" for the known word nearest to ``word``, or "" when none is near."""
-    close = get_close_matches(word, known, n=1)
+    close = get_close_matches(str(word), known, n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

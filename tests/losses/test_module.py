@@ -178,6 +178,18 @@ def test_candidates_need_labels_and_dimensions():
         loss(x.numpy(), labels)
     with pytest.raises(NearfarError, match="give one weight for each anchor"):
         loss(x, labels, weights=torch.ones(2))
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(NearfarError, match=r"weights must not be negative; got (-1|nan)"):
+            loss(x, labels, weights=torch.full((6,), wrong))
+
+
+def test_create_refuses_wrong_types_in_words():
+    with pytest.raises(NearfarError, match="there is no loss named 3"):
+        nearfar.losses.create(3)
+    with pytest.raises(NearfarError, match="backend 3 is not one of auto"):
+        nearfar.losses.create("supcon", backend=3)
+    with pytest.raises(NearfarError, match=r"classes of normalized_softmax must be labels .*got 'ab'"):
+        nearfar.losses.create("normalized_softmax", classes="ab", dim=4)
 
 
 def test_no_positive_pair_warns_once():

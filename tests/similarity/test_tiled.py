@@ -165,6 +165,35 @@ def test_tiles_under_every_threshold_are_skipped(monkeypatch):
     torch.testing.assert_close(ours, expected)
 
 
+def test_a_tile_is_not_skipped_while_one_of_its_sides_can_reach_it(monkeypatch):
+    """Half of the anchors can reach nothing, the other half everything."""
+    monkeypatch.setattr(tiled, "TILE", 16)
+    x, labels = batch(16, 4, 8)
+    deaf = labels < 8
+    sums = {}
+    for backend in ("tiled", "dense"):
+        z = x.clone().requires_grad_()
+        threshold = torch.where(deaf, 2.0, -2.0).to(z)
+        (total,) = Pairs.within(z, labels, backend=backend).stream(HingeSum(threshold))
+        sums[backend] = total, *torch.autograd.grad(total.sum(), z)
+    assert (sums["tiled"][0][deaf] == 0).all()
+    assert (sums["tiled"][0][~deaf] > 0).all()
+    torch.testing.assert_close(sums["tiled"], sums["dense"])
+
+
+def test_the_nearest_negative_is_never_a_positive_that_ties_with_it():
+    """Every vector comes three times: twice in its class and once in another."""
+    x, labels = batch(4, 2, 6)
+    x, labels = torch.cat([x, x, x]), torch.cat([labels, labels, labels + 4])
+    places = {}
+    for backend in ("tiled", "reference"):
+        z = x.detach().clone().requires_grad_()
+        nearest, place = Pairs.within(z, labels, backend=backend).stream(Max(), ArgMax())
+        assert (labels[place] != labels).all()
+        places[backend] = nearest, *torch.autograd.grad(nearest.sum(), z)
+    torch.testing.assert_close(places["tiled"], places["reference"])
+
+
 def test_several_reductions_share_one_pass(monkeypatch):
     made = []
     tile = scan.Scan._tile

@@ -81,7 +81,12 @@ def create(
 
 
 def _class_labels(name: str, classes: int | Sequence[int] | Tensor) -> Tensor:
-    labels = torch.arange(classes) if isinstance(classes, int) else torch.as_tensor(classes).unique()
+    try:
+        labels = torch.arange(classes) if isinstance(classes, int) else torch.as_tensor(classes).unique()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise NearfarError(
+            f"classes of {name} must be labels (whole numbers) or their count; got {classes!r}."
+        ) from error
     if len(labels) < 2:
         raise NearfarError(f"{name} needs two classes or more; got {len(labels)}.")
     return labels.long()

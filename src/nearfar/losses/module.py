@@ -111,11 +111,8 @@ class Loss(nn.Module):
         n = check_embeddings(embeddings, "embeddings")
         if candidates is not None:
             check_embeddings(candidates, "candidates")
-        if weights is not None and (not isinstance(weights, Tensor) or weights.shape != (n,)):
-            raise NearfarError(
-                f"weights is {shown(weights) if isinstance(weights, Tensor) else type(weights).__name__} "
-                f"but there are {n} embeddings; give one weight for each anchor, as a tensor."
-            )
+        if weights is not None:
+            _check_weights(weights, n)
         labels_and_ids = (labels, candidate_labels, ids, candidate_ids)
 
         def value(inputs: Sequence[Tensor]) -> Tensor:
@@ -254,6 +251,17 @@ class Loss(nn.Module):
         """Whether the gradient can be computed ahead: of a scalar, with nothing else to learn."""
         others = [weights, *self.settings.values()]
         return self.reduction != "none" and not any(isinstance(x, Tensor) and x.requires_grad for x in others)
+
+
+def _check_weights(weights: Any, n: int) -> None:
+    if not isinstance(weights, Tensor) or weights.shape != (n,):
+        raise NearfarError(
+            f"weights is {shown(weights) if isinstance(weights, Tensor) else type(weights).__name__} "
+            f"but there are {n} embeddings; give one weight for each anchor, as a tensor."
+        )
+    if not bool((weights >= 0).all()):
+        wrong = float(weights.detach()[~(weights >= 0)][0])
+        raise NearfarError(f"weights must not be negative; got {wrong:g}. Give 0 to leave an anchor out.")
 
 
 def _detached(parts: tuple[Terms, ...]) -> Terms:

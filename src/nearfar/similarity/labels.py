@@ -63,10 +63,6 @@ class SameClass:
         return self._range[1]
 
     def pairs(self) -> PairList:
-        return self._pairs
-
-    @cached_property
-    def _pairs(self) -> PairList:
         _, by_label = self._sorted
         first, count = self._range
         anchor = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)

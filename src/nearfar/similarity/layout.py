@@ -50,7 +50,6 @@ class Layout:
         self.anchors = Side(order, rows)
         self.candidates = self.anchors if self.symmetric else Side(candidate_order, columns)
 
-    @cached_property
     def others(self) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
         """Every pair (row, column) that is no negative, in sorted places."""
         anchor, candidate = self.relation.not_negative()
@@ -86,25 +85,24 @@ class Layout:
 
     def masked(self, i: int, j: int) -> Int[Tensor, " pair"] | None:
         """Places within tile (i, j), counted row by row, that are no negatives; None if there are none."""
-        by_tile, start = self._by_tile
+        flat, start = self._by_tile
         tile = i * len(self.candidates.blocks) + j
-        if start[tile] == start[tile + 1]:
-            return None
-        row, column = (x[start[tile] : start[tile + 1]] for x in by_tile)
-        rows, columns = self.anchors.blocks[i], self.candidates.blocks[j]
-        return (row - rows.start) * (columns.stop - columns.start) + (column - columns.start)
+        return flat[start[tile] : start[tile + 1]] if start[tile] < start[tile + 1] else None
 
     @cached_property
-    def _by_tile(self) -> tuple[tuple[Tensor, Tensor], list[int]]:
-        row, column = self.others
-        i, j = row // self.anchors.size, column // self.candidates.size
+    def _by_tile(self) -> tuple[Tensor, list[int]]:
+        row, column = self.others()
+        width = self.candidates.size
+        i, j = row // self.anchors.size, column // width
         if self.symmetric:
             upper = i <= j
             row, column, i, j = row[upper], column[upper], i[upper], j[upper]
         tile = i * len(self.candidates.blocks) + j
-        order = torch.argsort(tile)
+        # The last block of columns may be narrower than the others.
+        width = (len(self.candidates) - j * width).clamp_max_(width)
+        flat = (row - i * self.anchors.size) * width + (column - j * self.candidates.size)
         count = torch.bincount(tile, minlength=len(self.anchors.blocks) * len(self.candidates.blocks))
-        return (row[order], column[order]), [0, *count.cumsum(0).tolist()]
+        return flat[torch.argsort(tile)], [0, *count.cumsum(0).tolist()]
 
     def others_by_part(
         self, parts: list[slice], over_candidates: bool
@@ -114,7 +112,7 @@ class Layout:
         Returns:
             (row, other), rows being anchors, or candidates with ``over_candidates``.
         """
-        row, other = reversed(self.others) if over_candidates else self.others
+        row, other = reversed(self.others()) if over_candidates else self.others()
         order = torch.argsort(other)
         edges = torch.tensor([*(part.start for part in parts), 2**62], device=row.device)
         return (row[order], other[order]), torch.searchsorted(other[order], edges).tolist()

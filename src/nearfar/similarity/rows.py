@@ -10,8 +10,10 @@ from torch import Tensor
 from nearfar.similarity.stable import full_precision
 from nearfar.similarity.threads import in_turn, plainly
 
-CHUNK = 1024
+CHUNK = 256
 """Rows that a thread takes at a time."""
+MOVED = 2**18
+"""About how many numbers are put back in order at a time."""
 
 
 class _SortedRows(torch.autograd.Function):
@@ -39,20 +41,26 @@ class _SortedRows(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     @plainly()
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
-        (gradient,), (order, inverse, rows) = grad_outputs, ctx.saved_tensors
-        dx = torch.empty_like(gradient, dtype=ctx.dtype)
+        (order, inverse, rows), gradient = ctx.saved_tensors, grad_outputs[0].contiguous()
 
+        # In place: every operation on sorted rows hands back a gradient of its own, and of this size there
+        # should be one. (Autograd adds up the gradients of several operations before it comes here.)
         def work(index: int) -> None:
             part = slice(index * CHUNK, (index + 1) * CHUNK)
-            g = gradient[part]
-            if inverse is not None:
-                y = rows[part]
-                along = (y * g).sum(1, keepdim=True)
-                g = torch.addcmul(g, y, along, value=-1.0).mul_(inverse[part])
-            dx[order[part]] = g.to(ctx.dtype)
+            g, y = gradient[part], rows[part]
+            along = (y * g).sum(1, keepdim=True)
+            g.addcmul_(y, along, value=-1.0).mul_(inverse[part])
 
-        _by_chunks(work, len(order))
-        return dx, None, None
+        few = max(8, MOVED // max(1, len(order)))
+
+        def put_back(index: int) -> None:
+            columns = gradient[:, index * few : (index + 1) * few]
+            columns[order] = columns.clone()
+
+        if inverse is not None:
+            _by_chunks(work, len(order))
+        in_turn(put_back, [(index,) for index in range(-(-gradient.shape[1] // few))])
+        return gradient.to(ctx.dtype), None, None
 
 
 def _by_chunks(work: Callable[[int], None], rows: int) -> None:

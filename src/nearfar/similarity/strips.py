@@ -23,7 +23,7 @@ class Strips:
 
     def __init__(self, layout: Layout, s: Similarities, interval: Interval) -> None:
         self.layout, self.s, self.interval = layout, s, interval
-        row, column = layout.others
+        row, column = layout.others()
         order = torch.argsort(row)
         self.row, self.column = row[order], column[order]
         step = max(1, ELEMENTS // max(1, len(layout.candidates)))

@@ -149,7 +149,7 @@ class TiledBlock:
         if relation.symmetric and relation.anchor_ids is None and isinstance(relation.kinship, SameClass):
             count = (len(self.x) - relation.kinship.sizes).to(self.x.dtype)
             return count[owners] if reduction.per == "positive" else count
-        pairs = torch.stack(self.layout.others)
+        pairs = torch.stack(self.layout.others())
         distinct = torch.unique(pairs[0] * len(self.y) + pairs[1])
         if reduction.per == "candidate":
             others = torch.bincount(distinct % max(1, len(self.y)), minlength=len(self.y))
