@@ -1,0 +1,197 @@
+"""Runs side by side: seeds of one setting together, each figure with its spread, differences with theirs."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nearfar.config import Config
+from nearfar.errors import CheckpointError
+from nearfar.evaluate import retrieval
+from nearfar.files import write_atomically
+from nearfar.models import Embedder
+from nearfar.report.baselines import RESAMPLES, readable
+from nearfar.train import read_log
+from nearfar.train.folder import CONFIG, LOG, MODEL
+from nearfar.train.precision import choose_device
+from nearfar.train.setup import tables_of
+
+TEST = "test.json"
+# What a run may differ in and still be another seed of the same setting.
+SEEDS = (("train", "seed"), ("data", "workers"), ("data", "memory_limit"), ("train", "checkpoint_minutes"))
+# 97.5 % point of Student's t for 1, 2, ... degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+Metric = tuple[float, float, float]
+"""Value, low end and high end of its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        settings: its configuration as ``{"loss.name": "supcon", …}``, without seeds.
+        data: what it was tested on: runs of other data are not compared.
+        figures: share of right answers by metric, each with its bootstrap interval over test classes.
+        seconds: of training.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    seed: int
+    data: str
+    figures: Mapping[str, Metric]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    name: str
+    data: str
+    runs: Sequence[Run]
+
+    def figure(self, metric: str) -> Metric:
+        """Mean over the seeds with its Student interval; of a single run the interval over test classes."""
+        if len(self.runs) == 1:
+            return self.runs[0].figures[metric]
+        mean, low, high = mean_and_interval([run.figures[metric][0] for run in self.runs])
+        return mean, max(0.0, low), min(1.0, high)
+
+    @property
+    def seconds(self) -> float:
+        return float(np.mean([run.seconds for run in self.runs]))
+
+    def ahead_of(self, other: "Group", metric: str) -> Metric | None:
+        """Mean difference to another setting over the seeds that both have; None for fewer than two."""
+        theirs = {run.seed: run.figures[metric][0] for run in other.runs}
+        apart = [run.figures[metric][0] - theirs[run.seed] for run in self.runs if run.seed in theirs]
+        return mean_and_interval(apart) if len(apart) > 1 else None
+
+
+def mean_and_interval(values: Sequence[float]) -> Metric:
+    """Mean of two or more values with its 95 % interval by Student's t.
+
+    >>> [round(x, 3) for x in mean_and_interval([0.5, 0.6, 0.7])]
+    [0.6, 0.352, 0.848]
+    """
+    mean = float(np.mean(values))
+    t = STUDENT[len(values) - 2] if len(values) - 2 < len(STUDENT) else 1.96
+    half = t * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def read_runs(folders: Sequence[Path], tell: Callable[[str, int, int], None]) -> list[Run]:
+    """Read the test figures of each run; a run that has none yet is tested, and they are kept in it.
+
+    Raises:
+        CheckpointError: if a folder is no run, or its training is not finished.
+    """
+    runs = []
+    for number, folder in enumerate(folders):
+        tell("test", number, len(folders))
+        runs.append(_read(folder))
+    tell("test", len(folders), len(folders))
+    return runs
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """Put seeds together and name each setting by what sets it apart; best Recall@1 first, data by data.
+
+    Raises:
+        CheckpointError: if two runs are the same setting with the same seed.
+    """
+    groups = []
+    for data in dict.fromkeys(run.data for run in runs):
+        same = [run for run in runs if run.data == data]
+        together: dict[str, list[Run]] = {}
+        for run in same:
+            together.setdefault(_name(run, same), []).append(run)
+        for members in together.values():
+            seeds = [run.seed for run in members]
+            if len(set(seeds)) < len(seeds):
+                twins = [run for run in members if seeds.count(run.seed) > 1]
+                raise CheckpointError(
+                    f"{twins[0].folder} and {twins[1].folder} are the same setting with the same seed "
+                    f"{twins[0].seed}; give one of them."
+                )
+        named = [Group(name, data, members) for name, members in together.items()]
+        groups += sorted(named, key=lambda one: -one.figure("recall_at_1")[0])
+    return groups
+
+
+def _read(folder: Path) -> Run:
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} is not the folder of a run: it has no {CONFIG}; give one that train made."
+        )
+    if not (folder / MODEL).is_dir():
+        raise CheckpointError(
+            f"the training of {folder} is not finished; go on with: nearfar train {folder} --resume"
+        )
+    config = Config.load(folder / CONFIG)
+    told = _tested(folder, config)
+    settings = {
+        f"{section}.{key}": value
+        for section, inner in config.to_dict().items()
+        for key, value in inner.items()
+        if (section, key) not in SEEDS
+    }
+    log = read_log(folder / LOG) if (folder / LOG).is_file() else []
+    seconds = max((float(line["seconds"]) for line in log if "seconds" in line), default=math.nan)
+    figures = {}
+    for metric, value in told["figures"].items():
+        low, high = told["intervals"][metric]
+        figures[metric] = float(value), float(low), float(high)
+    return Run(folder, settings, config.train.seed, config.data.source, figures, seconds)
+
+
+def _tested(folder: Path, config: Config) -> dict[str, Any]:
+    """Return the test figures of a run from its report or from an earlier comparison, else measure them."""
+    if (folder / "result.json").is_file():
+        after = json.loads((folder / "result.json").read_text(encoding="utf-8"))["results"]["after"]
+        figures = {"recall_at_1": after["recall_at_k"]["1"], "map_at_r": after["map_at_r"]}
+        return {"figures": figures, "intervals": after["intervals"]}
+    if (folder / TEST).is_file():
+        return json.loads((folder / TEST).read_text(encoding="utf-8"))
+    test = readable(tables_of(config).test, config)
+    embeddings = Embedder.load(folder / MODEL).to(choose_device("auto")).encode(test)
+    result = retrieval(embeddings, test.label, bootstrap=RESAMPLES)
+    told = {
+        "figures": {"recall_at_1": float(result.recall_at_k[1]), "map_at_r": float(result.map_at_r)},
+        "intervals": {key: [float(low), float(high)] for key, (low, high) in result.intervals.items()},
+    }
+    write_atomically(folder / TEST, json.dumps(told, indent=1) + "\n")
+    return told
+
+
+def _name(run: Run, among: Sequence[Run]) -> str:
+    """Name a run by what sets it apart: "supcon, memory.size = 8192".
+
+    The settings of a loss are compared with those of other runs of that loss.
+    """
+    loss = run.settings["loss.name"]
+    parts = [_text(loss)] if any(other.settings["loss.name"] != loss for other in among) else []
+    for key in dict.fromkeys(key for other in among for key in other.settings):
+        of_loss = key.startswith("loss.")
+        peers = [other for other in among if other.settings["loss.name"] == loss] if of_loss else among
+        value = run.settings.get(key)
+        if key == "loss.name" or value is None:
+            continue
+        if any(_text(other.settings.get(key)) != _text(value) for other in peers):
+            parts.append(f"{key.removeprefix('loss.')} = {_text(value)}")
+    return ", ".join(parts) or _text(loss)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(
+            _text(inner) if key == "name" else f"{key}={_text(inner)}" for key, inner in value.items()
+        )
+    return f"{value:g}" if isinstance(value, float) else str(value)
