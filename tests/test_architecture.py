@@ -13,7 +13,7 @@ SOURCE = Path(nearfar.__file__).parent
 
 # Lower layers first. A module may import from its own layer and from those below it.
 LAYERS = [
-    ["errors", "files", "toml", "registered"],
+    ["errors", "files", "toml", "registered", "distributed"],
     ["similarity"],
     ["inputs"],
     ["kept"],
@@ -24,6 +24,7 @@ LAYERS = [
     ["models"],
     ["evaluate"],
     ["config"],
+    ["caffe"],
     ["train"],
     ["report"],
     ["bench"],

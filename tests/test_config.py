@@ -54,6 +54,16 @@ def test_written_configuration_reads_back_equal(tmp_path: Path) -> None:
     assert Config.load(write(tmp_path, config.to_toml())) == config
 
 
+def test_settings_in_steps_read_back_and_are_not_written_when_absent(tmp_path: Path) -> None:
+    text = "[optimizer]\nschedule = 'multistep'\nstep_values = [10, 20]\nwarmup_epochs = 50.0\n[train]\nsteps = 30\n"
+    config = Config.load(write(tmp_path, text))
+    assert (config.train.steps, config.optimizer.step_values) == (30, (10, 20))
+    assert Config.load(write(tmp_path, config.to_toml())) == config
+    # A run that was begun before these settings existed is resumed with them absent.
+    assert not {"step_size", "step_values", "power"} & set(Config().to_dict()["optimizer"])
+    assert "steps" not in Config().to_dict()["train"]
+
+
 def test_whole_sizes_are_written_as_people_do() -> None:
     assert Config().to_dict()["data"]["memory_limit"] == "1GiB"
 
@@ -111,6 +121,35 @@ def test_whole_sizes_are_written_as_people_do() -> None:
             "[optimizer]\nhead_only_epochs = 1\n[model]\nhead = 'none'",
             "birds.toml: optimizer.head_only_epochs needs a head to train; set it to 0 or model.head to 'linear'.",
         ),
+        (
+            "[optimizer]\nschedule = 'multistep'",
+            "birds.toml: optimizer.step_values must be the steps at which 'multistep' falls, ascending, such as [1000, 2000]; got [].",
+        ),
+        (
+            "[optimizer]\nschedule = 'multistep'\nstep_values = [5, 5]",
+            "birds.toml: optimizer.step_values must be the steps at which 'multistep' falls, ascending, such as [1000, 2000]; got [5, 5].",
+        ),
+        (
+            "[optimizer]\nschedule = 'multistep'\nstep_values = [0.5]",
+            "birds.toml: optimizer.step_values must be whole numbers in brackets, such as [1000, 2000]; got 0.5.",
+        ),
+        (
+            "[optimizer]\nstep_values = 5",
+            "birds.toml: optimizer.step_values must be whole numbers in brackets, such as [1000, 2000]; got 5.",
+        ),
+        (
+            "[optimizer]\nstep_size = 0",
+            "birds.toml: optimizer.step_size must be a whole number of 1 or more; got 0.",
+        ),
+        (
+            "[optimizer]\nstep_size = 5",
+            "birds.toml: optimizer.step_size is for schedule 'step', not for 'cosine'; leave it out or set optimizer.schedule.",
+        ),
+        (
+            "[optimizer]\nschedule = 'exp'\npower = 2.0",
+            "birds.toml: optimizer.power is for schedule 'inv' or 'poly', not for 'exp'; leave it out or set optimizer.schedule.",
+        ),
+        ("[train]\nsteps = 0", "birds.toml: train.steps must be a whole number of 1 or more; got 0."),
         (
             "[train]\ndevice = 'gpu'",
             "birds.toml: train.device must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'; got 'gpu'.",

@@ -60,9 +60,41 @@ def test_optimizers(name: str, kind: type) -> None:
         assert all(group["momentum"] == 0.5 for group in optimizer.param_groups)
 
 
+class Caffe:
+    """Caffe's SGD: the learning rate is inside the momentum, L2 decay is added to the gradient."""
+
+    def __init__(self, weight: torch.Tensor, momentum: float, decay: float) -> None:
+        self.weight, self.momentum, self.decay = weight.clone(), momentum, decay
+        self.moved = torch.zeros_like(weight)
+
+    def step(self, gradient: torch.Tensor, rate: float) -> None:
+        self.moved = self.momentum * self.moved + rate * (gradient + self.decay * self.weight)
+        self.weight = self.weight - self.moved
+
+
+def test_sgd_moves_as_in_caffe_until_the_rate_falls() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(3, 4, generator=generator, dtype=torch.float64))
+    settings = Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01)
+    optimizer = create_optimizer([{"params": [weight], "lr": 0.1, "weight_decay": 0.01}], settings)
+    caffe = Caffe(weight.detach(), 0.9, 0.01)
+
+    def move(rate: float) -> None:
+        weight.grad = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        caffe.step(weight.grad, rate)
+
+    for _ in range(5):
+        move(0.1)
+    torch.testing.assert_close(weight.detach(), caffe.weight)
+    move(0.01)
+    assert (weight.detach() - caffe.weight).abs().max() > 0.01
+
+
 def test_backbone_rests_until_its_step() -> None:
     optimizer = create_optimizer(groups_of(Model(), Proxies(), start=4), SETTINGS)
-    schedule = Schedule("constant", steps_per_epoch=2, epochs=4, warmup_epochs=1.0)
+    schedule = Schedule("constant", steps=8, warmup=2)
     rates = []
     for step in (0, 3, 4, 5):
         set_learning_rates(optimizer, schedule, step)

@@ -86,6 +86,31 @@ def test_two_and_two_epochs_are_four(config: Config, tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "two", tmp_path / "four")
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"schedule": "poly", "power": 0.5},
+        {"schedule": "multistep", "step_values": [4, 9], "name": "sgd", "warmup_epochs": 0.0},
+    ],
+)
+def test_a_run_of_so_many_steps_is_resumed(config: Config, tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    config = changed(changed(config, "train", steps=10), "optimizer", **optimizer)
+    train(config, tmp_path / "whole", progress=False)
+    for step in (5, 8):
+        with pytest.raises(RunInterrupted, match=f"stopped after step {step} of 10"):
+            train(
+                config,
+                tmp_path / "run",
+                resume=step > 5,
+                progress=False,
+                trackers=[At(interrupt, kind="step", step=step)],
+            )
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    with pytest.raises(CheckpointError, match=r"was begun with train\.steps = 10 but now it is 20;"):
+        train(changed(config, "train", steps=20), tmp_path / "run", resume=True, progress=False)
+
+
 def test_proxies_of_a_loss_are_trained_and_resumed(config: Config, tmp_path: Path) -> None:
     """Their labels are whatever numbers the training classes have in the table; precision is chosen by a trial."""
     whole = {**config.to_dict(), "loss": {"name": "normalized_softmax"}}

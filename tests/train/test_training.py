@@ -124,6 +124,49 @@ def test_without_validation_the_last_epoch_is_kept(config: Config, tmp_path: Pat
     assert all(torch.equal(model[name], last[name]) for name in model)
 
 
+def test_a_length_in_steps_may_end_within_an_epoch(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optimizer = {"warmup_epochs": 0.0, "schedule": "multistep", "step_values": [3, 7], "gamma": 0.5}
+    changed = with_changes(config, train={"steps": 8, "epochs": 1}, optimizer=optimizer)
+    assert train(changed, tmp_path / "run", dry_run=True).plan.epochs == 2
+    train(changed, tmp_path / "run")
+    assert "step 1/8 " in capsys.readouterr().err
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    steps = [r for r in log if r["kind"] == "step"]
+    assert [(r["step"], r["epoch"]) for r in steps] == [(t + 1, t // 6) for t in range(8)]
+    rates = [0.003 * 0.5 ** ((t >= 3) + (t >= 7)) for t in range(8)]
+    assert [r["lr"] for r in steps] == pytest.approx(rates)
+    checks = [(r["step"], r["epoch"]) for r in log if r["kind"] == "validation"]
+    assert checks == [(6, 0), (8, 1)]
+    assert log[0]["steps"] == 8
+    train(changed, tmp_path / "run", resume=True)
+    assert "is finished: all 8 steps are done." in capsys.readouterr().err
+
+
+def test_a_length_in_whole_epochs_is_the_same_run(config: Config, tmp_path: Path) -> None:
+    train(with_changes(config, train={"steps": 12, "epochs": 99}), tmp_path / "steps", progress=False)
+    train(config, tmp_path / "epochs", progress=False)
+    found = [nearfar.load(tmp_path / name).fingerprint() for name in ("steps", "epochs")]
+    assert found[0] == found[1]
+
+
+def test_a_run_shorter_than_an_epoch_with_workers(config: Config, tmp_path: Path) -> None:
+    changed = with_changes(
+        config, train={"steps": 2, "validate_on": "none"}, data={"workers": 1, "memory_limit": "0B"}
+    )
+    assert train(changed, tmp_path / "run", progress=False).best_epoch == 1
+    assert nearfar.load(tmp_path / "run").details["metrics"] == {}
+
+
+def test_steps_that_leave_nothing_for_the_backbone(config: Config, tmp_path: Path) -> None:
+    changed = with_changes(config, train={"steps": 6}, optimizer={"head_only_epochs": 1})
+    message = r"head_only_epochs = 1 are 6 steps and leave nothing of train\.steps = 6; set it lower\."
+    with pytest.raises(ConfigError, match=message):
+        train(changed, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_bfloat16_trains_float32_weights(config: Config, tmp_path: Path) -> None:
     changed = with_changes(
         config, train={"precision": "bfloat16", "epochs": 1}, optimizer={"clip_norm": 0.01}
@@ -223,7 +266,7 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
     assert found is not None
     assert (found.batch, found.embedding) == ((6, 3, 32, 32), (6, 16))
     assert found.train == (28, 4)
-    assert (found.steps_per_epoch, found.epochs) == (6, 2)
+    assert (found.steps_per_epoch, found.steps, found.epochs) == (6, 12, 2)
     size = 4 * sum(p.numel() for p in embedder.parameters())
     assert (found.memory["weights"], found.memory["gradients"], found.memory["optimiser"]) == (
         size,
@@ -233,6 +276,8 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
     assert found.memory["activations"] > 6 * 3 * 32 * 32 * 4
     shown = capsys.readouterr().err
     assert "batch       [6, 3, 32, 32] -> embeddings [6, 16]" in shown
+    assert " an epoch of 6 steps, " in shown
+    assert " for 12 steps (2 epochs)" in shown
     assert "nothing was written." in shown
 
 

@@ -1,6 +1,7 @@
 """The sections of a configuration, each key with its default and its limits."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -168,21 +169,52 @@ class Optimizer(Section):
     weight_decay: float = Field(1e-4, ge=0)
     """Of weights with two or more axes; biases and norms have none."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of sgd."""
+    """Of sgd: v = momentum · v + gradient, and weights move by -lr · v. Caffe has lr inside v: the same until
+    lr falls, when Caffe's moves fade over some 1 / (1 - momentum) steps and these fall at once."""
     warmup_epochs: float = Field(1.0, ge=0)
     head_only_epochs: int = Field(0, ge=0)
     """Epochs at the start in which the backbone rests and only the head and the loss learn."""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "multistep", "exp", "inv", "poly", "constant"] = "cosine"
+    """Factor of the rates at step t of T: "step" gamma^⌊t / step_size⌋, "multistep" gamma^(values until t),
+    "exp" gamma^t, "inv" (1 + gamma · t)^(-power), "poly" (1 - t / T)^power; named as in Caffe."""
     step_epochs: int = Field(10, ge=1)
+    """Epochs between the falls of "step"."""
+    step_size: Annotated[int, Field(ge=1)] | None = None
+    """Steps between the falls of "step"; left out, ``step_epochs`` counts."""
+    step_values: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] | None = None
+    """Steps at which "multistep" falls."""
     gamma: float = Field(0.1, gt=0, le=1)
+    """Of "step", "multistep", "exp" and "inv"."""
+    power: Annotated[float, Field(ge=0)] | None = None
+    """Of "inv" and "poly"; left out, 1."""
     clip_norm: float = Field(0.0, ge=0)
     """Largest norm of the gradient; 0 leaves it as it is."""
+
+    @model_validator(mode="after")
+    def _falls(self) -> "Optimizer":
+        owners = {"step_size": ("step",), "step_values": ("multistep",), "power": ("inv", "poly")}
+        for key, schedules in owners.items():
+            if getattr(self, key) is not None and self.schedule not in schedules:
+                raise ConfigError(
+                    f"optimizer.{key} is for schedule {' or '.join(map(repr, schedules))}, not for "
+                    f"{self.schedule!r}; leave it out or set optimizer.schedule."
+                )
+        if self.schedule == "multistep":
+            values = self.step_values or ()
+            if not values or values[0] < 1 or any(b <= a for a, b in pairwise(values)):
+                raise ConfigError(
+                    "optimizer.step_values must be the steps at which 'multistep' falls, ascending, such as "
+                    f"[1000, 2000]; got {list(values)}."
+                )
+        return self
 
 
 class Train(Section):
     """Length of the run, validation, number format, seed."""
 
     epochs: int = Field(20, ge=1)
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Length in steps, of one batch each; given, ``epochs`` does not count and the last epoch may be cut."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     validate_on: Literal["classes", "none"] = "classes"
     validation_fraction: float = Field(0.2, gt=0, lt=1)
@@ -221,7 +253,7 @@ class Config(Section):
         epochs = self.train.epochs
         for key, least in (("warmup_epochs", 1), ("head_only_epochs", 0)):
             value = getattr(self.optimizer, key)
-            if value >= epochs and value > least:
+            if self.train.steps is None and value >= epochs and value > least:
                 raise ConfigError(
                     f"optimizer.{key} = {value} leaves nothing of train.epochs = {epochs}; set it lower."
                 )

@@ -67,6 +67,8 @@ def in_words(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str
         return _either([in_words(a, metadata) for a in get_args(annotation) if a is not NoneType])
     if origin is Literal:
         return _either([_as_toml(value) for value in get_args(annotation)])
+    if origin is tuple and Ellipsis in get_args(annotation):
+        return "whole numbers in brackets, such as [1000, 2000]"
     if origin is tuple:
         return f"{len(get_args(annotation))} numbers in brackets, such as [0.5, 1.0]"
     if origin is dict or annotation is dict:

@@ -38,16 +38,19 @@ def _collapse(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
 
 
 def _length(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
-    epochs = _setting(config, "train", "epochs")
     best, checks = chosen(log), validations(log)
+    total, epochs = _setting(config, "train", "steps"), _setting(config, "train", "epochs")
+    if isinstance(total, int) and checks:
+        epochs = checks[-1]["epoch"]  # of a run whose length is given in steps
     if not best or len(checks) < 3 or not isinstance(epochs, int):
         return []
+    longer = f"train.steps to {2 * total}" if isinstance(total, int) else f"train.epochs to {2 * epochs}"
     key, words = ("map_at_r", "MAP@R") if best.get("map_at_r") is not None else ("recall_at_1", "recall@1")
     value = f"{words} {percent(best[key])}"
     if best["step"] == checks[-1]["step"]:
         return [
             f"The last validation was the best one ({value} at epoch {best['epoch']} of {epochs}), so "
-            f"the model was still learning: set train.epochs to {2 * epochs}."
+            f"the model was still learning: set {longer}."
         ]
     if best["epoch"] <= 0.5 * epochs:
         return [

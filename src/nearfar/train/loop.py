@@ -114,7 +114,8 @@ def train(
         state = open_folder(folder, config, resume)
         if state is not None and state["progress"]["finished"]:
             done = Progress(**state["progress"])
-            Live(0, 0, progress).say(f"{folder} is finished: all {config.train.epochs} epochs are done.")
+            length = f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs} epochs"
+            Live(0, 0, progress).say(f"{folder} is finished: all {length} are done.")
             return RunResult(folder, done.best_epoch, done.best, done.seconds)
         parts = assemble(config, tables_of(config), device, embedder)
         begin(folder, config, parts.images.unreadable)
@@ -136,7 +137,7 @@ class _Run:
         if state is not None:
             self._load(state)
         parts.embedder.to(memory_format=self.numerics.layout())
-        self.steps = config.train.epochs * len(parts.sampler)
+        self.steps = parts.steps
         self.every = min(50, max(1, self.steps // LINES))
         self.finite = torch.ones((), dtype=torch.bool, device=parts.device)
         self.saved = time.monotonic()
@@ -144,14 +145,14 @@ class _Run:
         self.lap = (self.at.step, self.saved)
 
     def train(self, command: str) -> RunResult:
-        """Run the epochs that are left."""
+        """Run the epochs that are left; the last one may end early, at the last step."""
         log_size = 0 if self.state is None else self.state["log_size"]
         with self.journal.open(self.steps, self.at.step, log_size), StopRequest() as self.stop:
             if self.state is None:
                 self.journal.begin(self.parts, self.numerics, command, self.steps)
             else:
                 self.journal.go_on(self.parts, self.state["arithmetic"])
-            while self.at.epoch < self.config.train.epochs:
+            while self.at.step < self.steps:
                 self._epoch()
                 self._end_of_epoch(command)
             model = self.folder / MODEL
@@ -170,7 +171,7 @@ class _Run:
         rest(parts.optimizer, parts.embedder.backbone, self.at.step < parts.head_only_steps)
         for images, labels, _ in parts.images.batches(sampler):
             self._step(images, labels)
-            if self.at.position == len(sampler):
+            if self.at.position == len(sampler) or self.at.step == self.steps:
                 return
             if self.stop.requested:
                 self._save()
@@ -227,13 +228,12 @@ class _Run:
         )
 
     def _end_of_epoch(self, command: str) -> None:
-        wanted, at, epoch = self.config.train, self.at, self.at.epoch
-        last = epoch + 1 == wanted.epochs
+        at, epoch, last = self.at, self.at.epoch, self.at.step == self.steps
         images = self.parts.validation_images
         if images is None:
             if last:
                 self._keep_best(epoch, {}, command)
-        elif last or (epoch + 1) % wanted.validate_every == 0:
+        elif last or (epoch + 1) % self.config.train.validate_every == 0:
             found = validate(self.parts.embedder, images, self.parts.device, self.numerics.layout())
             best = not at.best or found.map_at_r > at.best["map_at_r"]
             self.journal.validation(epoch, found, best)

@@ -1,5 +1,6 @@
 """The dry run: one batch through everything, and what a whole run would cost."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,8 @@ class Plan:
         loss_value: of the first batch.
         weights: number of weights.
         memory: bytes of weights, gradients, optimiser and activations.
-        steps_per_epoch, epochs: length of the run.
+        steps_per_epoch: length of an epoch.
+        steps, epochs: length of the run; the last epoch may be cut.
         step_seconds: of one training step without reading images.
         numerics: number format and why.
         device: where it runs.
@@ -40,6 +42,7 @@ class Plan:
     weights: int
     memory: dict[str, int]
     steps_per_epoch: int
+    steps: int
     epochs: int
     step_seconds: float
     numerics: Numerics
@@ -49,7 +52,7 @@ class Plan:
         def part(name: str, counts: tuple[int, int]) -> str:
             return f"{name:<12}{counts[0]:,} images of {counts[1]:,} classes"
 
-        epoch = self.step_seconds * self.steps_per_epoch
+        epoch, run = (duration(self.step_seconds * steps) for steps in (self.steps_per_epoch, self.steps))
         memory = ", ".join(f"{name} {_megabytes(size)}" for name, size in self.memory.items())
         return "\n".join(
             [
@@ -61,8 +64,8 @@ class Plan:
                 f"weights     {self.weights:,}",
                 f"memory      {_megabytes(sum(self.memory.values()))}: {memory}",
                 f"device      {self.device}, {self.numerics.precision} ({self.numerics.reason})",
-                f"time        {self.step_seconds:.3f} s a step, {duration(epoch)} an epoch of "
-                f"{self.steps_per_epoch} steps, {duration(epoch * self.epochs)} for {self.epochs} epochs",
+                f"time        {self.step_seconds:.3f} s a step, {epoch} an epoch of {self.steps_per_epoch} "
+                f"steps, {run} for {self.steps:,} steps ({self.epochs} epochs)",
                 "nothing was written.",
             ]
         )
@@ -99,7 +102,8 @@ def plan(config: Config, parts: Parts) -> Plan:
             "activations": cost.activations,
         },
         steps_per_epoch=len(parts.sampler),
-        epochs=config.train.epochs,
+        steps=parts.steps,
+        epochs=math.ceil(parts.steps / len(parts.sampler)),
         step_seconds=cost.seconds,
         numerics=numerics,
         device=str(parts.device),

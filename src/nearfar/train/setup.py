@@ -12,7 +12,7 @@ from torch import nn
 
 from nearfar.config import Config
 from nearfar.data import Augment, Images, PKSampler, Table, packs, read_table, split_by_class, train_and_test
-from nearfar.errors import DataError
+from nearfar.errors import ConfigError, DataError
 from nearfar.losses import Loss
 from nearfar.losses import create as create_loss
 from nearfar.losses.registry import has_proxies
@@ -41,7 +41,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run works with. The modules and the optimiser change in place, the rest stays."""
+    """What a run works with, and its length in steps. The modules and the optimiser change in place."""
 
     tables: Tables
     images: Images
@@ -54,6 +54,7 @@ class Parts:
     schedule: Schedule
     device: torch.device
     head_only_steps: int
+    steps: int
 
 
 def tables_of(config: Config) -> Tables:
@@ -106,15 +107,13 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         seed=config.train.seed,
     )
     wanted = config.optimizer
-    schedule = Schedule(
-        wanted.schedule,
-        len(sampler),
-        config.train.epochs,
-        wanted.warmup_epochs,
-        wanted.step_epochs,
-        wanted.gamma,
-    )
+    steps = config.train.steps or config.train.epochs * len(sampler)
     head_only_steps = wanted.head_only_epochs * len(sampler)
+    if head_only_steps >= steps:
+        raise ConfigError(
+            f"optimizer.head_only_epochs = {wanted.head_only_epochs} are {head_only_steps} steps and leave "
+            f"nothing of train.steps = {steps}; set it lower."
+        )
     groups = parameter_groups(embedder.backbone, embedder, loss, wanted, head_only_steps)
     return Parts(
         tables=tables,
@@ -129,9 +128,10 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         embedder=embedder,
         loss=loss,
         optimizer=create_optimizer(groups, wanted),
-        schedule=schedule,
+        schedule=Schedule.of(wanted, steps, len(sampler)),
         device=device,
         head_only_steps=head_only_steps,
+        steps=steps,
     )
 
 

@@ -1,0 +1,36 @@
+"""Advice on the length of a run names the setting that gave it."""
+
+from typing import Any
+
+from nearfar.report.advice import advise
+
+SUMMARY = {"similarity": {}, "confusions": [], "wrong_queries": 0}
+
+
+def log_of(*scores: float) -> list[dict[str, Any]]:
+    """Return the log of a run of ten steps an epoch, validated after each."""
+    return [
+        {
+            "kind": "validation",
+            "step": 10 * (i + 1),
+            "epoch": i,
+            "map_at_r": score,
+            "best": score == max(scores),
+        }
+        for i, score in enumerate(scores)
+    ]
+
+
+def test_a_run_that_still_learned() -> None:
+    log = log_of(0.1, 0.2, 0.3)
+    (advice,) = advise(SUMMARY, log, {"train": {"epochs": 3}})
+    assert advice.endswith("at epoch 3 of 3), so the model was still learning: set train.epochs to 6.")
+    (advice,) = advise(SUMMARY, log, {"train": {"epochs": 20, "steps": 28}})
+    assert advice.endswith("at epoch 3 of 3), so the model was still learning: set train.steps to 56.")
+
+
+def test_a_run_that_was_best_early() -> None:
+    log = log_of(0.3, 0.2, 0.1, 0.1)
+    for length in ({"epochs": 4}, {"epochs": 1, "steps": 40}):
+        (advice,) = advise(SUMMARY, log, {"train": length})
+        assert advice.startswith("Validation was best at epoch 1 of 4 (MAP@R 30")
