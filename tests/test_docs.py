@@ -71,6 +71,11 @@ def test_a_loss_of_ones_own_on_the_command_line(own_losses, tmp_path, monkeypatc
     assert "each kind by its mean" in capsys.readouterr().out
 
 
+def test_from_caffe():
+    names = execute("docs/from-caffe.md", {})
+    assert list(names["tops"]) == ["unit", "loss", "asum"]
+
+
 def all_python(document: str) -> list[str]:
     text = (ROOT / document).read_text(encoding="utf-8")
     return [match["code"] for match in BLOCK.finditer(text) if match["language"] == "python"]

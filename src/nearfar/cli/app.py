@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         0; 1 when it failed; 2 when it was asked wrongly.
     """
-    from nearfar.cli import bench, images, lists, runs  # noqa: F401 (each adds its commands to the app)
+    from nearfar.cli import bench, caffe, compare, images, lists, mine, runs  # noqa: F401 (each adds its commands to the app)
 
     arguments = list(arguments)
     debug = "--debug" in arguments
