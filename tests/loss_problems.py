@@ -21,6 +21,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"balance": "batch"},
         {"balance": "anchor"},
     ],
+    "fast_ap": [{"bins": 3}, {"bins": 40}],
+    "histogram": [{"bins": 7}],
     "lifted_structure_generalized": [{"variant": "smooth", "alpha": 2.0, "beta": 40.0}],
     "margin": [{"per": "triplet", "nu": 0.1}, {"per": "triplet", "count": "either"}, {"nu": 0.1}],
     "nca": [{"neighbours": 1}, {"neighbours": 3}, {"neighbours": 3, "inverted": True}],
@@ -29,6 +31,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "quadruplet": [{"margin": 0.5, "second_margin": 0.5}],
     "rank_hard": [{"negatives": 3}],
     "ranked_list": [{"positive_sharpness": 3.0}, {"frozen": True}],
+    "recall_at_k": [{"out_of": "reachable"}, {"with_self": True}, {"ks": [1, 3], "temperature": 0.1}],
+    "roadmap": [{"offset": 1.44}, {"step": 0.0, "calibration": 0.0}, {"bend": 0.3, "temperature": 0.1}],
+    "smooth_ap": [{"temperature": 0.1}, {"with_self": True}],
     "triplet": [{"soft": True}, {"margin": 1.0}],
     "triplet_weighted": [{"soft": True}, {"eps": 1e-2}, {"self_positive": "alone"}],
 }

@@ -10,6 +10,7 @@ PAIR_LOSSES = [
     "binomial_deviance",
     "circle",
     "contrastive",
+    "fast_ap",
     "lifted_structure_generalized",
     "multi_similarity",
     "nca",
@@ -18,7 +19,10 @@ PAIR_LOSSES = [
     "npair_ovo",
     "ntxent",
     "ranked_list",
+    "recall_at_k",
+    "roadmap",
     "siglip",
+    "smooth_ap",
     "snr_contrastive",
     "supcon",
     "triplet",
@@ -31,6 +35,9 @@ TRIPLET_LOSSES = ["angular", "margin", "quadruplet", "rank_hard", "triplet_softm
 # The same as pair losses, but the anchors that a candidate is a negative of count as well: an anchor that is there twice counts
 # twice, and against candidates a rule must narrow by similarity.
 TWO_SIDED_LOSSES = ["clip", "lifted_structure"]
+
+# The negatives of an anchor are held against the positives of all.
+WHOLE_BATCH_LOSSES = ["histogram"]
 
 # What computes a block. "reference" is the definition in float64; the others must equal it.
 BACKENDS = ["dense", "tiled", "reference"]

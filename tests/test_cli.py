@@ -174,6 +174,10 @@ def test_lists(capsys):
     assert json.loads(capsys.readouterr().out) == {
         "multi_similarity": {"alpha": 2.0, "beta": 50.0, "base": 0.5}
     }
+    assert run(["samplers"]) == 0
+    told = capsys.readouterr().out
+    assert "hard_classes" in told
+    assert "super_classes (needed)" in told
     assert run(["mining"]) == 0
     assert "semi_hard" in capsys.readouterr().out
     assert run(["models", "resnet1*"]) == 0

@@ -111,8 +111,16 @@ def test_whole_sizes_are_written_as_people_do() -> None:
             "[batch]\nclasses_per_batch = 1",
             "birds.toml: batch.classes_per_batch = 1 gives no negative pair; set it to 2 or more.",
         ),
-        ("[batch]\nchunk = 8", "birds.toml: batch.chunk = 8 is not possible yet; leave it at 0."),
-        ("[memory]\nsize = 64", "birds.toml: memory.size = 64 is not possible yet; leave it at 0."),
+        ("[batch]\nchunk = -8", "birds.toml: batch.chunk must be a whole number of 0 or more; got -8."),
+        ("[memory]\nsize = -1", "birds.toml: memory.size must be a whole number of 0 or more; got -1."),
+        (
+            "[batch]\nsampler = 'balaced'",
+            "birds.toml: batch.sampler = 'balaced' does not exist. Did you mean 'balanced'?",
+        ),
+        (
+            "[loss]\nadd = [{ name = 'l2_norm', wieght = 0.1 }]",
+            "birds.toml: unknown key 'loss.add.0.wieght'. Did you mean 'loss.add.0.weight'?",
+        ),
         (
             "[optimizer]\nhead_only_epochs = 20",
             "birds.toml: optimizer.head_only_epochs = 20 leaves nothing of train.epochs = 20; set it lower.",

@@ -76,6 +76,19 @@ def test_from_caffe():
     assert list(names["tops"]) == ["unit", "loss", "asum"]
 
 
+def test_samplers_and_mining(capsys):
+    execute("docs/samplers-and-mining.md", {})
+    assert "Triplets(easy=" in capsys.readouterr().out
+    for name in nearfar.data.samplers.names():
+        assert f"`{name}`" in (ROOT / "docs/samplers-and-mining.md").read_text(encoding="utf-8")
+
+
+def test_scale():
+    names = execute("docs/scale.md", {})
+    assert names["value"].isfinite()
+    assert len(names["memory"]) == 96
+
+
 def all_python(document: str) -> list[str]:
     text = (ROOT / document).read_text(encoding="utf-8")
     return [match["code"] for match in BLOCK.finditer(text) if match["language"] == "python"]

@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nearfar import data, evaluate, losses, mining, models, report, train
+    from nearfar import data, evaluate, losses, mining, models, offline, report, train
+    from nearfar.memory import CrossBatchMemory
     from nearfar.models import Embedder, load
     from nearfar.pairs import Pairs
     from nearfar.similarity import Relevance
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossBatchMemory",
     "Embedder",
     "Pairs",
     "Relevance",
@@ -28,11 +30,13 @@ __all__ = [
     "losses",
     "mining",
     "models",
+    "offline",
     "report",
     "train",
 ]
 
 _homes = {
+    "CrossBatchMemory": "nearfar.memory",
     "Embedder": "nearfar.models",
     "load": "nearfar.models",
     "Pairs": "nearfar.pairs",

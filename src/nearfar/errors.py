@@ -4,6 +4,8 @@
     ├── DataError        a file, a folder, a table or an image
     ├── ConfigError      a key or a value of the configuration
     ├── CheckpointError  a saved model or run that does not fit
+    ├── NonFiniteError   embeddings of a rank that hold NaN or infinity
+    ├── Told             nothing more to say: the reason was told, here or by another process
     └── MissingExtra     (also ImportError) an optional dependency that is not installed
 
 Each message is one sentence that says what is wrong, what was expected and what to do; the command line
@@ -29,6 +31,14 @@ class ConfigError(NearfarError):
 
 class CheckpointError(NearfarError):
     """A saved model or run that does not fit what is asked of it."""
+
+
+class NonFiniteError(NearfarError):
+    """NaN or infinity in the embeddings of a rank, of which all ranks hear."""
+
+
+class Told(NearfarError):
+    """Ends a process for a reason that was told already, here or by another process of the same run."""
 
 
 class MissingExtra(NearfarError, ImportError):

@@ -25,6 +25,7 @@ from nearfar.similarity import (
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.reduce import reduce
 from nearfar.similarity.reductions import Per, threshold_of
+from nearfar.similarity.stored import Stored
 
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
 
@@ -106,8 +107,13 @@ class Pairs:
         relation: Relation,
         similarity: Measure = "cosine",
         backend: str = "auto",
+        stored: Stored | None = None,
     ) -> "Pairs":
-        """Compare anchors with candidates that stand in a known relation (see ``relate``)."""
+        """Compare anchors with candidates that stand in a known relation (see ``relate``).
+
+        Args:
+            stored: further candidates, after the others, without gradient.
+        """
         if anchors.shape[1] != candidates.shape[1]:
             raise NearfarError(
                 f"anchors have {anchors.shape[1]} dimensions but candidates have {candidates.shape[1]}; "
@@ -121,8 +127,14 @@ class Pairs:
             raise NearfarError(
                 f"similarity {similarity!r} is not one of {', '.join(known)}.{suggest(similarity, known)}"
             )
-        block = choose(backend, len(anchors), len(candidates))(anchors, candidates, similarity, relation)
-        anchor, candidate = relation.positives()
+        width = len(candidates) + (0 if stored is None else len(stored))
+        block = choose(backend, len(anchors), width)(anchors, candidates, similarity, relation, stored)
+        return cls.over(block)
+
+    @classmethod
+    def over(cls, block: Block) -> "Pairs":
+        """Compare as a block does."""
+        anchor, candidate = block.relation.positives()
         return cls(block, Positives(anchor, candidate, block.positives(anchor, candidate)), Interval())
 
     def __len__(self) -> int:
@@ -229,8 +241,13 @@ class Pairs:
 
     def scaled(self, factor: float | Float[Tensor, ""]) -> "Pairs":
         """Return the same comparisons with every similarity times ``factor`` (> 0), which may be learned."""
-        power = 1.0 if self.measure == "euclidean" else 0.5
-        block = self.block.map(lambda x: x * factor**power)
+        if isinstance(factor, Tensor):  # its root is to be as exact as the vectors
+            factor = factor.to(self.listed.similarity.dtype)
+        if self.measure in ("cosine", "dot") and not self.block.relation.symmetric:
+            block = self.block.map(lambda x: x * factor, candidates=lambda x: x)
+        else:
+            power = 1.0 if self.measure == "euclidean" else 0.5
+            block = self.block.map(lambda x: x * factor**power)
         kept = self.positives
         plain = factor.detach() if isinstance(factor, Tensor) else factor
         interval = Interval(
@@ -270,7 +287,7 @@ class Pairs:
 
     def _distinct(self, partner: Tensor) -> Tensor:
         """List each anchor's distinct partners, padded with -1: [anchor, k]."""
-        m = len(self.block.candidates)
+        m = max(1, 1 + int(partner.max())) if len(partner) else 1
         there = partner >= 0
         pair = torch.unique(self.positives.anchor[there] * m + partner[there])
         anchor, column = pair // m, pair % m

@@ -166,6 +166,15 @@ def test_shared_weights():
     assert len(list(net.parameters())) == 2
 
 
+def test_weights_are_shared_by_layers_of_one_type_only():
+    text = """
+layer { name: "u" type: "InnerProduct" bottom: "x" top: "u" param { name: "w" } inner_product_param { num_output: 2 } }
+layer { name: "s" type: "Scale" bottom: "u" top: "s" param { name: "w" } }
+"""
+    with pytest.raises(NetError, match="layer 's' shares weights with 'u', of another type"):
+        convert(text)
+
+
 def test_loss_weights_of_several_losses():
     text = """
 layer { name: "scores" type: "InnerProduct" bottom: "x" top: "scores" inner_product_param { num_output: 3 } }
@@ -215,6 +224,17 @@ def test_what_cannot_be_built(text, words):
         convert(text)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_settings_of_another_layer_are_no_misspelling():
+    """Caffe does not read them either."""
+    head = 'layer { name: "it" bottom: "x" top: "y" type: '
+    for kind, more in [
+        ("Softmax", "loss_param { }"),
+        ("ReLU", "prelu_param { }"),
+        ("Power", "lrn_param { }"),
+    ]:
+        convert(f'{head} "{kind}" {more} }}')
 
 
 def test_blobs_that_do_not_fit():

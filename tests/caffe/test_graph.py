@@ -95,6 +95,8 @@ def test_what_cannot_be():
     fails('layers { layer { name: "a" type: "relu" } bottom: "x" top: "y" }', "oldest form")
     fails(relu("x", "y", more="include { phase: TRAIN } exclude { phase: TEST }"), "both include and exclude")
     fails(relu("x", "y", more="include { phase: TRIAN }"), "TRIAN", "Did you mean 'TRAIN'?")
+    with pytest.raises(NetError, match=r"phase 'train' .* Did you mean 'TRAIN'\?"):
+        read_graph(relu("x", "y"), "train")
     fails("layer: 3\n", "message in braces")
     fails(SOLVER, "this is a solver, not a net")
     fails('name: "empty"\n', "has no 'layer { … }'")

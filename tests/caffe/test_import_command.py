@@ -59,15 +59,22 @@ def test_a_fault_is_told(folder):
         (["weights.caffemodel"], 1, "binary file of weights"),
         (["renamed.prototxt"], 1, "not UTF-8"),
         (["."], 1, "cannot be read"),
+        (["kites.prototxt", "-o", ".", "--overwrite"], 1, ". is a folder"),
+        (["kites.prototxt", "-o", "kites.prototxt", "--overwrite"], 1, "is what is read"),
+        (["kites.prototxt", "solver.prototxt", "-o", "solver.prototxt", "--overwrite"], 1, "is what is read"),
+        (["data.prototxt"], 1, "data.prototxt: no loss of this net"),
         ([], 2, "NET.prototxt"),
     ],
 )
 def test_failures_are_one_sentence(folder, capsys, arguments, status, words):
     for name in ("weights.caffemodel", "renamed.prototxt"):
         (folder / name).write_bytes(b"\n\xff\xfe\x00")
+    (folder / "data.prototxt").write_text(DATA)
     assert run(["caffe", "import", *arguments]) == status
     shown = capsys.readouterr().err
     assert shown.count("nearfar: ") == 1
     assert words in shown
     assert "Traceback" not in shown
     assert not list(folder.glob("*.toml"))
+    assert (folder / "kites.prototxt").read_text() == DATA + NETWORK + NPAIR
+    assert (folder / "solver.prototxt").read_text() == SOLVER

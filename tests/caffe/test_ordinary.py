@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, local_response_norm
+from torch.nn.functional import conv2d, cross_entropy, local_response_norm
 from torch.testing import assert_close
 
 from nearfar.caffe.convert import CaffeNet, convert
@@ -121,6 +121,13 @@ def test_scale_learns_a_factor_for_each_channel():
     assert_close(made({"x": x, "f": factor})["y"], x * factor.view(4, 1, 1, 1))
 
 
+def test_scale_starts_as_its_fillers_say():
+    x = torch.randn(2, 3)
+    more = "scale_param { bias_term: true filler { value: 2 } bias_filler { value: 5 } }"
+    assert_close(out("Scale", x, more), 2 * x + 5)
+    assert_close(out("Scale", x, "scale_param { bias_term: true }"), x)
+
+
 def test_simple_layers():
     x = torch.randn(4, 6, 2, 2)
     assert_close(out("ReLU", x, "relu_param { negative_slope: 0.1 }"), torch.where(x > 0, x, 0.1 * x))
@@ -133,6 +140,10 @@ def test_simple_layers():
     assert_close(net("Dropout", phase="TEST")({"x": x})["y"], x)
     assert (out("Dropout", x, "dropout_param { dropout_ratio: 0.9 }") == 0).any()
     assert net("Silence", tops="")({"x": x}) == {}
+    stacked = net("Concat", "concat_param { concat_dim: 0 }", bottoms='bottom: "x" bottom: "x"')({"x": x})[
+        "y"
+    ]
+    assert_close(stacked, torch.cat([x, x]))
     both = net("Split", tops='top: "u" top: "v"')({"x": x})
     assert both["u"] is both["v"]
 
@@ -152,6 +163,29 @@ def test_accuracy():
     scores, labels = torch.tensor([[1.0, 2.0, 0.0], [3.0, 1.0, 0.0]]), torch.tensor([1.0, 1.0])
     made = net("Accuracy", bottoms='bottom: "x" bottom: "l"')
     assert made({"x": scores, "l": labels})["y"] == 0.5
+    made = net("Accuracy", "accuracy_param { ignore_label: 9 }", bottoms='bottom: "x" bottom: "l"')
+    assert made({"x": scores, "l": torch.tensor([1.0, 9.0])})["y"] == 1
+    assert made({"x": scores, "l": torch.tensor([9.0, 1.0])})["y"] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "divisor"),
+    [
+        ("loss_param { ignore_label: 9 }", 7),
+        ("loss_param { ignore_label: 9 normalize: false }", 2),
+        ("loss_param { ignore_label: 9 normalization: FULL normalize: false }", 8),
+        ("loss_param { ignore_label: 9 normalization: NONE }", 1),
+        ("loss_param { ignore_label: 9 normalization: 2 }", 2),
+        ("loss_param { ignore_label: 9 } softmax_param { axis: 1 }", 7),
+    ],
+)
+def test_what_a_softmax_loss_is_divided_by(more, divisor):
+    """Two rows of four places, of which one is left out."""
+    scores = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[0, 1, 2, 0], [1, 1, 2, 9]])
+    made = net("SoftmaxWithLoss", more, bottoms='bottom: "x" bottom: "l"')
+    total = cross_entropy(scores, labels, ignore_index=9, reduction="sum")
+    assert_close(made({"x": scores, "l": labels})["y"], total / divisor)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +201,10 @@ def test_accuracy():
             'convolution_param { num_output: 2 kernel_size: 1 weight_filler { type: "xaver" } }',
             "Did you mean 'xavier'",
         ),
+        ("Convolution", "convolution_param { num_output: 2 kernel_size: 1 axis: 2 }", "only axis 1"),
+        ("Accuracy", "accuracy_param { axis: 2 }", "only axis 1"),
+        ("SoftmaxWithLoss", "softmax_param { axis: 0 }", "only axis 1"),
+        ("SoftmaxWithLoss", "loss_param { normalise: false }", "Did you mean 'normalize'"),
         ("LRN", "lrn_param { norm_region: WITHIN_CHANNEL }", "ACROSS_CHANNELS"),
         ("Reshape", "", "needs a shape"),
         (

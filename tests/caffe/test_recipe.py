@@ -134,6 +134,16 @@ def test_triplet_softmax_as_published(imported):
     assert "subtracts blob 'a' from itself" in fault
 
 
+def test_the_weight_of_the_loss_is_told(imported):
+    _, recipe = imported(NPAIR.replace("loss_weight: 1", "loss_weight: 3", 1))
+    assert "multiply the learning rates" in row(recipe, "loss_weight: 3")
+
+
+def test_the_length_of_a_sum_is_no_distance(imported):
+    with pytest.raises(NetError, match="no loss of this net can be imported"):
+        imported(triplet().replace("coeff: -1", "coeff: 1"))
+
+
 def test_rank_hard(imported):
     values, recipe = imported(RANK_HARD.replace('bottom: "unit"', 'bottom: "features"'))
     assert values["loss"] == {"name": "rank_hard", "negatives": 4, "margin": 1, "similarity": "dot"}
@@ -142,6 +152,9 @@ def test_rank_hard(imported):
     values, recipe = imported(data + RANK_HARD.replace('bottom: "unit"', 'bottom: "features"'))
     assert values["batch"] == {"classes_per_batch": 16, "images_per_class": 2}
     assert values["augment"] == {"flip": False}
+    fours = RANK_HARD.replace('bottom: "unit"', 'bottom: "features"').replace("pair_size: 2", "pair_size: 4")
+    values, recipe = imported(data + fours)
+    assert values["batch"] == {"classes_per_batch": 8, "images_per_class": 4}
 
 
 def test_what_pools_last_has_no_head(imported):
@@ -179,6 +192,10 @@ def test_layers_that_are_unknown_do_not_stop_an_import(imported):
         (
             'lr_policy: "multistep" gamma: 0.1 stepvalue: 100 stepvalue: 300',
             {"schedule": "multistep", "step_values": [100, 300], "gamma": 0.1},
+        ),
+        (
+            'lr_policy: "multistep" gamma: 0.1 stepvalue: 200 stepvalue: 100 stepvalue: 300',
+            {"schedule": "multistep", "step_values": [200, 201, 300], "gamma": 0.1},
         ),
         ('lr_policy: "sigmoid" gamma: -0.1 stepsize: 50', {"schedule": "multistep", "step_values": [50]}),
         ('lr_policy: "sigmoid" gamma: 0.1 stepsize: 50', {"schedule": "constant"}),

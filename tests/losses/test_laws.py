@@ -23,12 +23,12 @@ from nearfar.inputs import Labels
 from nearfar.losses import module
 from nearfar.losses.registry import registry
 from nearfar.similarity import Relevance, tiled
-from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES
+from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 
 ONE_SIDED = PAIR_LOSSES + TRIPLET_LOSSES
-EVERY_LOSS = ONE_SIDED + TWO_SIDED_LOSSES
+EVERY_LOSS = ONE_SIDED + TWO_SIDED_LOSSES + WHOLE_BATCH_LOSSES
 EXAMPLES = 2
 
 Outcome = tuple[Tensor, ...] | None
@@ -79,8 +79,9 @@ def agree(one: Outcome, other: Outcome) -> None:
 
 
 def test_every_loss_and_every_rule_is_here():
-    with_proxies = {name for name in nearfar.losses.names() if registry[name].proxies}
-    assert set(EVERY_LOSS) | with_proxies == set(nearfar.losses.names())
+    entries = {name: registry[name] for name in nearfar.losses.names()}
+    elsewhere = {name for name, entry in entries.items() if entry.proxies or entry.needs == "nothing"}
+    assert set(EVERY_LOSS) | elsewhere == set(entries)
     assert {*RULES, "all"} == set(nearfar.mining.names())
 
 

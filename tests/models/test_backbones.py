@@ -130,7 +130,7 @@ def test_unknown_names(name: str, sentence: str) -> None:
 
 
 def test_names() -> None:
-    assert names("nearfar/*") == ["nearfar/small"]
+    assert names("nearfar/*") == ["nearfar/small", "nearfar/small-group-norm"]
     assert "resnet18" in names("resnet?8")
     assert "resnet18" not in names("resnet5*")
     assert names()[0] == "nearfar/small"
@@ -148,6 +148,13 @@ class TestSmall:
     def test_the_map_it_ends_with(self) -> None:
         assert Small()(torch.rand(1, 3, 48, 48)).shape == (1, 128, 6, 6)
         assert Small((16, 24, 32, 40), blocks=2)(torch.rand(1, 3, 48, 48)).shape == (1, 40, 3, 3)
+
+    def test_with_group_norm_an_image_does_not_depend_on_the_others(self) -> None:
+        embedder = Embedder("nearfar/small-group-norm", size=32)
+        assert not [name for name, _ in embedder.named_buffers() if "running" in name]
+        images = torch.rand(5, 3, 32, 32)
+        alone = torch.cat([embedder.train()(image[None]) for image in images])
+        torch.testing.assert_close(embedder(images), alone, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("size", [32, 48, 64, 96])
     def test_any_size(self, size: int) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +15,7 @@ from nearfar.config import Config
 from nearfar.errors import CheckpointError
 from nearfar.models import Embedder
 from nearfar.train import RunInterrupted, read_log, train
-
-
-class At:
-    """A tracker that does something when a certain record comes."""
-
-    def __init__(self, do: Any, **wanted: Any) -> None:
-        self.do, self.wanted = do, wanted
-
-    def start(self, config: Mapping[str, Any], step: int) -> None:
-        pass
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        if all(record.get(key) == value for key, value in self.wanted.items()):
-            self.do()
-
-    def file(self, path: Path) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "last" / "checkpoint.pt", weights_only=True)
-    inner = state["optimizer"]["state"]
-    moments = {f"{i}.{k}": v for i, values in inner.items() for k, v in values.items()}
-    return {**state["embedder"], **state["loss"], **moments}
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def changed(config: Config, section: str, **values: Any) -> Config:
-    whole = config.to_dict()
-    return Config.model_validate({**whole, section: {**whole[section], **values}})
+from stopped_runs import At, assert_same_weights, changed, interrupt, weights
 
 
 def test_killed_runs_end_as_the_whole_one(pictures: Path, tmp_path: Path) -> None:
@@ -112,15 +69,79 @@ def test_a_run_of_so_many_steps_is_resumed(config: Config, tmp_path: Path, optim
 
 
 def test_proxies_of_a_loss_are_trained_and_resumed(config: Config, tmp_path: Path) -> None:
-    """Their labels are whatever numbers the training classes have in the table; precision is chosen by a trial."""
+    """Their labels are whatever numbers the training classes have in the table."""
     whole = {**config.to_dict(), "loss": {"name": "normalized_softmax"}}
-    config = changed(Config.model_validate(whole), "train", epochs=2, precision="auto")
+    config = changed(Config.model_validate(whole), "train", epochs=2)
+    # The trial that chooses a precision shows the loss no label that it does not know.
+    train(changed(config, "train", steps=1, precision="auto"), tmp_path / "trial", progress=False)
     train(config, tmp_path / "whole", progress=False)
     with pytest.raises(RunInterrupted):
         train(config, tmp_path / "run", progress=False, trackers=[At(interrupt, kind="step", step=5)])
     train(config, tmp_path / "run", resume=True, progress=False)
     assert_same_weights(tmp_path / "run", tmp_path / "whole")
     assert weights(tmp_path / "run")["proxies"].shape[1] == config.model.dim
+
+
+@pytest.mark.parametrize("sampler", ["hard_classes", "offline"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sampler_that_follows_the_training_is_resumed(
+    config: Config, tmp_path: Path, sampler: str, workers: int
+) -> None:
+    """What it learned and, with workers, what they were already reading are part of the checkpoint."""
+    config = changed(changed(config, "train", epochs=3), "batch", sampler=sampler)
+    config = changed(config, "offline", every=3)
+    config = changed(config, "data", workers=workers, memory_limit="0B" if workers else "1GiB")
+    train(config, tmp_path / "whole", progress=False)
+    with pytest.raises(RunInterrupted):
+        train(config, tmp_path / "run", progress=False, trackers=[At(interrupt, kind="step", step=8)])
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    told = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    mined = [line["step"] for line in told if line["kind"] == "mining"]
+    assert mined == (list(range(3, told[-1]["step"], 3)) if sampler == "offline" else [])
+    dealt = changed(config, "batch", sampler="pk")
+    train(dealt, tmp_path / "dealt", progress=False)
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "dealt", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("loss", "memory"),
+    [
+        ({"name": "supcon"}, {"size": 50, "start_after": 2}),
+        ({"name": "contrastive"}, {"size": 30, "combine": "sum", "dtype": "float16"}),
+        (
+            {"name": "proxy_anchor", "add": [{"name": "triplet", "mining": "hard", "weight": 0.5}]},
+            {"size": 1000},
+        ),
+    ],
+)
+def test_a_memory_is_resumed_where_it_was(
+    config: Config, tmp_path: Path, loss: dict[str, Any], memory: dict[str, Any]
+) -> None:
+    """Filled, half filled, and around its end."""
+    whole = {**config.to_dict(), "loss": loss, "memory": memory}
+    config = changed(Config.model_validate(whole), "train", epochs=3)
+    train(config, tmp_path / "whole", progress=False)
+    stops = {step: [At(interrupt, kind="step", step=step)] for step in (4, 11)}
+    for step, trackers in stops.items():
+        with pytest.raises(RunInterrupted):
+            train(config, tmp_path / "run", resume=step > 4, progress=False, trackers=trackers)
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    told = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    last = [line for line in told if line["kind"] == "step"][-1]
+    assert last["memory_filled"] > 0
+    assert 0 < last["memory_drift"] <= 1.001
+    assert 0 <= last["memory_share"] <= 1
+    if "add" in loss:
+        expected = last["loss_proxy_anchor"] + 0.5 * last["loss_triplet"]
+        assert last["loss"] == pytest.approx(expected, rel=1e-6)
+        assert 0 < last["proxy_spread"] <= 1.001
+    without = Config.model_validate({**config.to_dict(), "memory": {"size": 0}})
+    train(without, tmp_path / "without", progress=False)
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "without", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

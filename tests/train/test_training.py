@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import nearfar
 from nearfar.config import Config
-from nearfar.errors import ConfigError, NearfarError
+from nearfar.errors import ConfigError
 from nearfar.models import Embedder
 from nearfar.train import RunResult, TrainingDiverged, read_log, train
 from nearfar.train.randomness import derive_seed, own_randomness, seed_everything
@@ -286,14 +286,6 @@ def test_a_loss_setting_is_checked_before_anything_is_written(config: Config, tm
     with pytest.raises(ConfigError, match=r"unknown key 'loss\.bata'\. Did you mean 'loss\.beta'\?"):
         train(bad, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
-
-
-def test_several_processes_are_refused(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(NearfarError, match="start one, without torchrun"):
-        train(config, tmp_path / "run", progress=False)
 
 
 def test_plain_lines_where_there_is_no_terminal(

@@ -74,6 +74,17 @@ def test_a_number_that_is_not_finite_stops(field: str, value: float) -> None:
         texts(replace(GOOD, **{field: value}))
 
 
+def test_a_memory_that_has_drifted() -> None:
+    told: list[str] = []
+    watch = Watch({}, told.append)
+    for drift in (0.5, 0.5, 0.95, *[0.47] * 20):
+        watch.look_at_memory(drift)
+    assert told == [
+        "the embeddings in memory are not what the network makes now (cosine 0.47), and pushing against them "
+        "does harm; raise memory.start_after, lower optimizer.lr or make memory.size smaller."
+    ]
+
+
 def test_counts_go_on_after_a_resume() -> None:
     told: list[str] = []
     first = Watch({}, told.append)

@@ -22,10 +22,8 @@ def is_own_difference(layer: Layer) -> bool:
     """Whether an Eltwise subtracts a blob from itself."""
     if layer.kind != "eltwise" or len(set(layer.bottoms)) != 1 or len(layer.bottoms) < 2:
         return False
-    given = layer.settings("eltwise_param")
-    weights = given.numbers("coeff")
-    is_sum = given.one("operation", "SUM") in ("SUM", 1)
-    return is_sum and len(weights) == len(layer.bottoms) and sum(weights) == 0
+    weights = layer.settings("eltwise_param").numbers("coeff")  # for sums only
+    return len(weights) == len(layer.bottoms) and sum(weights) == 0
 
 
 def _npair_faults(layer: Layer) -> list[str]:

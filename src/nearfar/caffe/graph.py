@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nearfar.caffe.prototxt import Message, parse, read
 from nearfar.errors import NearfarError, suggest
@@ -19,6 +19,15 @@ _RENAMED = {"softmaxloss": "SoftmaxWithLoss"}
 _LAYER_FIELDS = {
     "name", "type", "bottom", "top", "loss_weight", "phase", "include", "exclude", "param", "blobs_lr",
     "weight_decay", "blobs", "propagate_down", "blob_share_mode", "transform_param",
+}  # fmt: skip
+# Settings that belong to layers of Caffe, whatever else their names are near to.
+_SETTINGS = {
+    "accuracy", "argmax", "batch_norm", "bias", "concat", "contrastive_loss", "convolution", "crop",
+    "data", "dropout", "dummy_data", "eltwise", "elu", "embed", "exp", "flatten", "hdf5_data",
+    "hdf5_output", "hinge_loss", "image_data", "infogain_loss", "inner_product", "input", "log", "loss",
+    "lrn", "memory_data", "mvn", "npair_loss", "parameter", "pooling", "power", "prelu", "python",
+    "rank", "recurrent", "reduction", "relu", "reshape", "scale", "sigmoid", "slice", "softmax", "spp",
+    "tanh", "threshold", "tile", "transform", "window_data",
 }  # fmt: skip
 _SOLVER_FIELDS = {"base_lr", "lr_policy", "max_iter", "net", "train_net"}
 _BINARY = (".caffemodel", ".solverstate", ".binaryproto", ".h5")
@@ -74,7 +83,11 @@ class Layer:
         """
         found = self.message.messages(name)
         if not found:
-            others = [field.name for field in self.message.fields if field.name not in _LAYER_FIELDS]
+            others = [
+                field.name
+                for field in self.message.fields
+                if field.name not in _LAYER_FIELDS and field.name.removesuffix("_param") not in _SETTINGS
+            ]
             if hint := suggest(name, others):
                 raise NetError(f"{self.said} reads {name!r}, which it does not have.{hint}")
             return parse("")
@@ -159,9 +172,12 @@ def read_graph(net: str | Path | Message, phase: Phase = "TRAIN", *, lenient: bo
         lenient: take whatever a layer reads and none makes as an input.
 
     Raises:
-        NetError: if a bottom is made by no layer above it or a top is made twice.
+        NetError: if there is no such phase, a bottom is made by no layer above it or a top is made twice.
         PrototxtError: if the text cannot be read.
     """
+    if phase not in get_args(Phase):
+        hint = suggest(str(phase).upper(), ["TRAIN", "TEST"])
+        raise NetError(f"phase {phase!r} is not one of TRAIN, TEST.{hint}")
     message = open_net(net)
     all_layers = list(_layers(message))
     chosen = [layer for layer in all_layers if _takes_part(layer, phase, message)]

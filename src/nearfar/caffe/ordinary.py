@@ -28,6 +28,7 @@ def convolution(layer: Layer) -> nn.Module:
     """Convolution over 2 axes."""
     others = ("dilation", "group", "engine", "force_nd_im2col")
     given = layer.settings("convolution_param", (*_WEIGHTS, *_WINDOW, *others))
+    _along_channels(layer, given)
     outputs, group = _outputs(layer, given), given.whole("group", 1)
     if group < 1 or outputs % group:
         raise NetError(f"{layer.said}: num_output {outputs} is not divisible by group {group}.")
@@ -78,7 +79,12 @@ def batch_norm(layer: Layer) -> nn.Module:
 def scale(layer: Layer) -> nn.Module:
     """Scale."""
     given = layer.settings("scale_param", ("axis", "num_axes", "bias_term", "filler", "bias_filler"))
-    return Scale(given.whole("axis", 1), given.whole("num_axes", 1), bias_term=given.flag("bias_term", False))
+    return Scale(
+        given.whole("axis", 1),
+        given.whole("num_axes", 1),
+        bias_term=given.flag("bias_term", False),
+        fillers=_fillers(given, "filler"),
+    )
 
 
 def lrn(layer: Layer) -> nn.Module:
@@ -141,12 +147,29 @@ def dummy_data(layer: Layer) -> nn.Module:
 
 def softmax_loss(layer: Layer) -> nn.Module:
     """SoftmaxWithLoss."""
-    return SoftmaxWithLoss(layer.settings("loss_param").whole("ignore_label", None))
+    given = layer.settings("loss_param", ("ignore_label", "normalization", "normalize"))
+    _along_channels(layer, layer.settings("softmax_param", ("axis", "engine")))
+    return SoftmaxWithLoss(
+        given.whole("ignore_label", None),
+        choice(
+            given,
+            "normalization",
+            ("FULL", "VALID", "BATCH_SIZE", "NONE"),
+            "VALID" if given.flag("normalize", True) else "BATCH_SIZE",
+        ),
+    )
 
 
 def accuracy(layer: Layer) -> nn.Module:
     """Accuracy."""
-    return Accuracy(layer.settings("accuracy_param", ("top_k", "axis", "ignore_label")).whole("top_k", 1))
+    given = layer.settings("accuracy_param", ("top_k", "axis", "ignore_label"))
+    _along_channels(layer, given)
+    return Accuracy(given.whole("top_k", 1), given.whole("ignore_label", None))
+
+
+def _along_channels(layer: Layer, given: Message) -> None:
+    if given.whole("axis", 1) != 1:
+        raise NetError(f"{layer.said}: axis {given.whole('axis', 1)} is not supported; only axis 1 is.")
 
 
 def _outputs(layer: Layer, given: Message) -> int:
@@ -156,9 +179,9 @@ def _outputs(layer: Layer, given: Message) -> int:
     return found
 
 
-def _fillers(given: Message) -> list[Message | None]:
+def _fillers(given: Message, weights: str = "weight_filler") -> list[Message | None]:
     """Return the fillers of the weights and of the bias, checked."""
-    fillers = [(given.messages(name) or [None])[-1] for name in ("weight_filler", "bias_filler")]
+    fillers = [(given.messages(name) or [None])[-1] for name in (weights, "bias_filler")]
     for filler in fillers:
         check_filler(filler)
     return fillers

@@ -143,7 +143,7 @@ def _similarity(graph: Graph, reader: Layer, draft: Draft) -> None:
 
 
 def _no_loss(graph: Graph) -> str:
-    place = graph.layers[0].message.source if graph.layers else "net"
+    place = next((layer.message.source for layer in (*graph.layers, *graph.sources)), "net")
     losses = sorted({layer.type for layer in graph.layers if layer.kind.endswith("loss")})
     has = f"it has {', '.join(losses)}" if losses else "it has none"
     return (

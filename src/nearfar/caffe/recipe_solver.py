@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nearfar.caffe.solver import Solver
+from nearfar.caffe.solver import Solver, fall_iterations
 from nearfar.caffe.table import Draft, plain
 
 _INSTEAD = {
@@ -76,7 +76,7 @@ def _schedule(solver: Solver, draft: Draft) -> None:
             values = {"schedule": "step", "step_size": solver.stepsize, **gamma}
             said += f", stepsize: {solver.stepsize}, gamma: {solver.gamma:g}"
         case "multistep":
-            values = {"schedule": "multistep", "step_values": sorted(set(solver.stepvalues)), **gamma}
+            values = {"schedule": "multistep", "step_values": fall_iterations(solver.stepvalues), **gamma}
             said += f", stepvalue: {', '.join(map(str, solver.stepvalues))}, gamma: {solver.gamma:g}"
         case "exp":
             values = {"schedule": "exp", **gamma}

@@ -1,6 +1,7 @@
 """Caffe's solver: how the weights move, how fast, and for how long. Lengths are in iterations."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -157,19 +158,25 @@ class Solver:
 def falls(stepvalues: Sequence[int], iteration: int) -> int:
     """Return how often "multistep" has fallen at ``iteration``.
 
-    Caffe waits for one value after the other and falls at most once in an iteration, so a value that is not
-    larger than the one before falls an iteration after it.
-
     >>> [falls((2, 2, 4), iteration) for iteration in range(6)]
     [0, 0, 1, 2, 3, 3]
     """
-    count, fell = 0, -1
+    return bisect_right(fall_iterations(stepvalues), iteration)
+
+
+def fall_iterations(stepvalues: Sequence[int]) -> list[int]:
+    """Return the iterations at which "multistep" falls.
+
+    Caffe waits for one value after the other and falls at most once in an iteration, so a value that is not
+    larger than the one before falls an iteration after it.
+
+    >>> fall_iterations((200, 100, 300))
+    [200, 201, 300]
+    """
+    fallen: list[int] = []
     for value in stepvalues:
-        fell = max(fell + 1, value)
-        if fell > iteration:
-            break
-        count += 1
-    return count
+        fallen.append(max(value, fallen[-1] + 1 if fallen else 0))
+    return fallen
 
 
 def _fault(solver: Solver) -> str:

@@ -125,28 +125,46 @@ class SoftmaxWithLoss(nn.Module):
     """The mean cross-entropy of class scores along axis 1.
 
     Args:
-        ignore_label: rows of this label do not count.
+        ignore_label: places of this label do not count.
+        normalization: what the sum is divided by: "VALID", the places that count, "FULL", all places,
+            "BATCH_SIZE", the rows, or "NONE".
     """
 
-    def __init__(self, ignore_label: int | None = None) -> None:
+    def __init__(self, ignore_label: int | None = None, normalization: str = "VALID") -> None:
         super().__init__()
         self.ignore_label = -100 if ignore_label is None else ignore_label
+        self.normalization = normalization
 
     def forward(self, scores: Float[Tensor, "n class *s"], labels: Tensor) -> Float[Tensor, ""]:
-        """Return the loss; 0 where no row counts."""
+        """Return the loss; 0 where no place counts."""
         labels = labels.long().view(scores.shape[0], *scores.shape[2:])
         total = F.cross_entropy(scores, labels, ignore_index=self.ignore_label, reduction="sum")
-        return total / (labels != self.ignore_label).sum().clamp_min(1)
+        match self.normalization:
+            case "VALID":
+                return total / (labels != self.ignore_label).sum().clamp_min(1)
+            case "FULL":
+                return total / max(1, labels.numel())
+            case "BATCH_SIZE":
+                return total / max(1, len(labels))
+        return total
 
 
 class Accuracy(nn.Module):
-    """The share of rows whose label is among the ``top_k`` highest scores."""
+    """The share of rows whose label is among the ``top_k`` highest scores.
 
-    def __init__(self, top_k: int = 1) -> None:
+    Args:
+        top_k: how many scores count.
+        ignore_label: rows of this label do not count.
+    """
+
+    def __init__(self, top_k: int = 1, ignore_label: int | None = None) -> None:
         super().__init__()
-        self.top_k = top_k
+        self.top_k, self.ignore_label = top_k, ignore_label
 
     def forward(self, scores: Float[Tensor, "n class"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Return the share; equal scores count against the row."""
-        own = scores.gather(1, labels.long().view(-1, 1))
-        return ((scores >= own).sum(1) <= self.top_k).to(scores).mean()
+        labels = labels.long().view(-1)
+        if self.ignore_label is not None:
+            scores, labels = scores[labels != self.ignore_label], labels[labels != self.ignore_label]
+        own = scores.gather(1, labels[:, None])
+        return ((scores >= own).sum(1) <= self.top_k).to(scores).sum() / max(1, len(labels))

@@ -132,24 +132,34 @@ class Scale(LazyModuleMixin, nn.Module):
     Args:
         axis: the first axis of the factor.
         num_axes: how many axes it has; -1 for all from ``axis`` on.
-        bias_term: whether to add an offset, 0 at the start.
+        bias_term: whether to add an offset.
+        fillers: of the factor and of the offset; None is 1 and 0.
     """
 
-    def __init__(self, axis: int = 1, num_axes: int = 1, *, bias_term: bool = False) -> None:
+    def __init__(
+        self,
+        axis: int = 1,
+        num_axes: int = 1,
+        *,
+        bias_term: bool = False,
+        fillers: Sequence[Message | None] = (None, None),
+    ) -> None:
         super().__init__()  # pyrefly: ignore
-        self.axis, self.num_axes, self.bias_term = axis, num_axes, bias_term
+        self.axis, self.num_axes, self.bias_term, self.fillers = axis, num_axes, bias_term, tuple(fillers)
         self.factor = UninitializedParameter()
         if bias_term:
             self.offset = UninitializedParameter()
 
     def initialize_parameters(self, x: Tensor, factor: Tensor | None = None) -> None:
-        """Make the factor (1 at the start) and the offset for the shape of ``x``."""
+        """Make the factor and the offset for the shape of ``x``."""
         shape = tuple(x.shape[i] for i in self._axes(x.ndim)) if factor is None else tuple(factor.shape)
-        for name, value in (("factor", 1.0), ("offset", 0.0)):
+        for name, value, filler in zip(("factor", "offset"), (1.0, 0.0), self.fillers, strict=True):
             parameter = getattr(self, name, None)
             if isinstance(parameter, UninitializedParameter):
                 parameter.materialize(shape)
                 nn.init.constant_(parameter, value)
+                if filler is not None:
+                    fill(parameter, filler)
 
     def forward(
         self, x: Float[Tensor, "*x"], factor: Float[Tensor, "*f"] | None = None

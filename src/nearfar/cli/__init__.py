@@ -4,6 +4,7 @@ Every command exits with 0, 1 (it failed) or 2 (it was asked wrongly) and says w
 sentence; ``--debug`` shows the traceback.
 """
 
+import os
 import sys
 
 from nearfar.errors import MissingExtra, require
@@ -17,6 +18,9 @@ def main() -> None:
     except MissingExtra as missing:
         print(f"nearfar: {missing}", file=sys.stderr)
         sys.exit(1)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # When a process is lost, torch's own lines about its sockets would bury the one that says so.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from nearfar.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import nearfar
-from nearfar.errors import ConfigError, NearfarError
+from nearfar.errors import ConfigError, NearfarError, Told
 
 app = typer.Typer(
     name="nearfar",
@@ -42,14 +42,18 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return _tell(error)
-    except KeyboardInterrupt:
-        return _say("stopped.", 1)
+        return tell(error)
+    except KeyboardInterrupt as stop:
+        return tell(stop)
 
 
-def _tell(error: Exception) -> int:
+def tell(error: BaseException) -> int:
     """Say what went wrong in one sentence and return the exit status."""
     match error:
+        case Told():
+            return 1
+        case KeyboardInterrupt():
+            return _say("stopped.", 1)
         case typer.Exit():
             return error.exit_code
         case typer.TyperException():

@@ -45,6 +45,10 @@ def import_(
     output = output or Path(net.stem + ".toml")
     if not output.absolute().parent.is_dir():
         raise DataError(f"{output.parent}: there is no such folder to write to; make it first.")
+    if output.is_dir():
+        raise DataError(f"{output} is a folder; name a file in it with -o.")
+    if output.absolute() in [path.absolute() for path in (net, solver) if path is not None]:
+        raise DataError(f"{output} is what is read, and would be lost; name another file with -o.")
     if output.exists() and not overwrite:
         raise DataError(f"{output} is there already; name another file with -o, or add --overwrite.")
     recipe = import_net(net, solver, name=str(output))

@@ -1,4 +1,4 @@
-"""Commands that list what there is: losses, mining, models, data, doctor."""
+"""Commands that list what there is: losses, mining, samplers, models, data, doctor."""
 
 import inspect
 from pathlib import Path
@@ -30,6 +30,15 @@ def mining(pattern: Pattern = "*", as_json: Json = False) -> None:
     import nearfar
 
     _list(nearfar.mining, pattern, as_json)
+
+
+@app.command()
+def samplers(pattern: Pattern = "*", as_json: Json = False) -> None:
+    """List the ways to draw batches with their settings; a whole name shows all about it."""
+    import nearfar.offline  # noqa: F401 (adds its sampler)
+    from nearfar.data import samplers
+
+    _list(samplers, pattern, as_json)
 
 
 @app.command()
@@ -124,12 +133,17 @@ def _list(registry: Any, pattern: str, as_json: bool) -> None:
         rows = [
             (
                 name,
-                ", ".join(f"{p.name}={p.default!r}" for p in signature.parameters.values()) or "-",
+                ", ".join(map(_setting, signature.parameters.values())) or "-",
                 registry.describe(name).split("\n\n")[1].replace("\n", " "),
             )
             for name, signature in settings.items()
         ]
         print_grid(["name", "settings", "what it does"], rows)
+
+
+def _setting(parameter: inspect.Parameter) -> str:
+    needed = parameter.default is parameter.empty
+    return f"{parameter.name} (needed)" if needed else f"{parameter.name}={parameter.default!r}"
 
 
 def _default(parameter: inspect.Parameter) -> Any:

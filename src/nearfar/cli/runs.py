@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfar.cli.app import app
+from nearfar.cli.launch import began_here, by_first, is_restarted, once_a_machine, ranks
 from nearfar.cli.show import Steps, print_json
 from nearfar.config import Config
 from nearfar.errors import CheckpointError
@@ -36,9 +38,14 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", sho
 @app.command()
 def demo(overrides: Overrides = None, folder: Folder = None, as_json: Json = False) -> None:
     """Train on small pictures of objects for a few minutes and report what was learned."""
-    with as_file(files("nearfar.cli") / "demo.toml") as path:
-        config = Config.load(path, overrides or [])
-    _train(config, folder or _new_folder("demo"), resume=False, report=True, as_json=as_json)
+
+    def place() -> tuple[Config, Path, bool]:
+        with as_file(files("nearfar.cli") / "demo.toml") as path:
+            config = Config.load(path, overrides or [])
+        found = _begun("demo", folder)
+        return config, found or folder or _new_folder("demo"), found is not None
+
+    _train(place, report=True, as_json=as_json)
 
 
 @app.command()
@@ -61,18 +68,24 @@ def train(
     no_report: Annotated[bool, typer.Option("--no-report", help="Train only.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train an embedder, then report on classes it never saw."""
-    folder = _folder_of(source, folder, resume=resume)
-    if (Path(source) / "config.toml").is_file():
-        config = Config.load(Path(source) / "config.toml", overrides or [])
-    elif resume and not source.endswith(".toml"):
-        config = Config.load(_config_of(folder), overrides or [])  # as it was begun, settings and all
-    else:
-        config = Config.load(source, overrides or [])
+    """Train an embedder, then report on classes it never saw.
+
+    On several GPUs or machines: torchrun --nproc-per-node 4 -m nearfar train CONFIG.
+    """
+
+    def place() -> tuple[Config, Path, bool]:
+        found = _begun(_name(source), folder)
+        again, at = resume or found is not None, found or _folder_of(source, folder, resume=resume)
+        if (Path(source) / "config.toml").is_file():
+            return Config.load(Path(source) / "config.toml", overrides or []), at, again
+        if resume and not source.endswith(".toml"):
+            return Config.load(config_of(at), overrides or []), at, again  # as it was begun, settings and all
+        return Config.load(source, overrides or []), at, again
+
     if dry_run:
-        _dry_run(config, as_json)
+        _dry_run(place()[0], as_json)
     else:
-        _train(config, folder, resume=resume, report=not no_report, as_json=as_json)
+        _train(place, report=not no_report, as_json=as_json)
 
 
 @app.command()
@@ -89,34 +102,42 @@ def evaluate(
     from nearfar.data import read_table, train_and_test
     from nearfar.report.baselines import readable
 
-    config = Config.load(_config_of(run))
-    _fetch(source or config.data.source)
-    table = read_table(source or config.data.root or config.data.source)
-    split = table.columns.get("split")
-    if source is None:
-        table = train_and_test(table, seed=config.data.split_seed)[1]
-    elif split is not None and (split == "test").any():
-        table = table.select(split == "test")
-    asked, result = _search(run, readable(table, config), bootstrap)
+    with ranks() as first:
+        config = Config.load(config_of(run))
+        once_a_machine(lambda: fetch(source or config.data.source))
+        table = read_table(source or config.data.root or config.data.source)
+        split = table.columns.get("split")
+        if source is None:
+            table = train_and_test(table, seed=config.data.split_seed)[1]
+        elif split is not None and (split == "test").any():
+            table = table.select(split == "test")
+        asked, result = _search(run, readable(table, config), bootstrap, shown=first)
+    if not first:
+        return
     if as_json:
         print_json(result.to_dict())
     else:
         print(f"{asked}.\n\n{result}")
 
 
-def _search(run: Path, table: "Table", bootstrap: int) -> tuple[str, "RetrievalResult"]:
+def _search(run: Path, table: "Table", bootstrap: int, *, shown: bool) -> tuple[str, "RetrievalResult"]:
     """Let each image search all others or, where the table has these roles, each query the gallery."""
     import numpy as np
 
     import nearfar
     from nearfar.train.precision import choose_device
+    from nearfar.train.ranks import own_batches, own_device, put_together
 
     with Steps("embed") as steps:
-        model = nearfar.load(run).to(choose_device("auto"))
-        embeddings = model.encode(table, progress=steps)
+        model = nearfar.load(run).to(own_device(choose_device("auto")))
+        own = own_batches(len(table), 64)
+        some = table.select(np.array([row for batch in own for row in batch], np.int64))
+        embeddings = put_together(model.encode(some, batch_size=64, progress=steps if shown else None), own)
     if not {"is_query", "is_gallery"} <= set(table.columns):
         asked = f"{len(table):,} images of {table.class_count():,} classes; each searches all others"
-        return asked, nearfar.evaluate.retrieval(embeddings, table.label, bootstrap=bootstrap)
+        return asked, nearfar.evaluate.retrieval(
+            embeddings, table.label, bootstrap=bootstrap, across_ranks=True
+        )
     query, gallery = (np.flatnonzero(table.columns[role]) for role in ("is_query", "is_gallery"))
     result = nearfar.evaluate.retrieval(
         embeddings[query],
@@ -126,6 +147,7 @@ def _search(run: Path, table: "Table", bootstrap: int) -> tuple[str, "RetrievalR
         ids=query,
         gallery_ids=gallery,
         bootstrap=bootstrap,
+        across_ranks=True,
     )
     return f"{len(query):,} queries search a gallery of {len(gallery):,} images", result
 
@@ -139,7 +161,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html, report.png and result.json into the folder of a run."""
-    _config_of(run)
+    config_of(run)
     path = _report(run, against)
     if as_json:
         print(path.with_name("result.json").read_text(encoding="utf-8"), end="")
@@ -147,11 +169,16 @@ def report(
         _say_report(path)
 
 
-def _train(config: Config, folder: Path, *, resume: bool, report: bool, as_json: bool) -> None:
-    from nearfar.train import train
+def _train(place: Callable[[], tuple[Config, Path, bool]], *, report: bool, as_json: bool) -> None:
+    """Train as ``place`` says: the configuration, the folder, and whether to go on there."""
+    with ranks() as first:
+        config, folder, resume = by_first(place)
+        from nearfar.train import train
 
-    _fetch(config.data.source)
-    result = train(config, folder, resume=resume, command=shlex.join(["nearfar", *sys.argv[1:]]))
+        once_a_machine(lambda: fetch(config.data.source))
+        result = train(config, folder, resume=resume, command=shlex.join(["nearfar", *sys.argv[1:]]))
+    if not first:
+        return
     path = _report(folder, None) if report else None
     if as_json:
         shown: dict[str, Any] = {"folder": str(folder), "best_epoch": result.best_epoch}
@@ -167,7 +194,7 @@ def _dry_run(config: Config, as_json: bool) -> None:
 
     from nearfar.train import train
 
-    _fetch(config.data.source)
+    fetch(config.data.source)
     plan = train(config, ".", dry_run=True, progress=False).plan
     assert plan is not None
     if as_json:
@@ -193,7 +220,7 @@ def _say_report(path: Path) -> None:
     print(f"\n{summary['sentence']}\n\nThe report: {path.resolve()}")
 
 
-def _config_of(run: Path) -> Path:
+def config_of(run: Path) -> Path:
     if not (run / "config.toml").is_file():
         raise CheckpointError(
             f"{run} is not the folder of a run: it has no config.toml; give one that train made."
@@ -201,7 +228,7 @@ def _config_of(run: Path) -> Path:
     return run / "config.toml"
 
 
-def _fetch(source: str) -> None:
+def fetch(source: str) -> None:
     """Build a pack that is not there yet, with progress; any other source is left alone."""
     from nearfar.data import packs
 
@@ -216,8 +243,21 @@ def _folder_of(source: str, folder: Path | None, *, resume: bool) -> Path:
         return folder
     if (Path(source) / "config.toml").is_file():
         return Path(source) if resume else _new_folder(Path(source).name)
-    name = Path(source).stem if Path(source).suffix in (".toml", ".csv", ".parquet") else Path(source).name
-    return _newest_folder(name) if resume else _new_folder(name)
+    return _newest_folder(_name(source)) if resume else _new_folder(_name(source))
+
+
+def _name(source: str) -> str:
+    return Path(source).stem if Path(source).suffix in (".toml", ".csv", ".parquet") else Path(source).name
+
+
+def _begun(name: str, folder: Path | None) -> Path | None:
+    """Return the run to go on with where torchrun restarts the command that began it."""
+    if not is_restarted():
+        return None
+    if folder is None:
+        runs = _runs(name)
+        folder = _newest(runs) if runs else None
+    return folder if folder is not None and began_here(folder) else None
 
 
 def _new_folder(name: str) -> Path:
@@ -231,12 +271,20 @@ def _new_folder(name: str) -> Path:
 
 def _newest_folder(name: str) -> Path:
     """Return the run of this name that was written to last."""
-    numbered = re.compile(re.escape(name) + r"(-\d+)?")
-    runs = [
-        path.parent for path in Path("runs").glob("*/config.toml") if numbered.fullmatch(path.parent.name)
-    ]
+    runs = _runs(name)
     if not runs:
         raise CheckpointError(
             f"there is no run of {name!r} in runs/ to resume; give its folder with --folder."
         )
+    return _newest(runs)
+
+
+def _runs(name: str) -> list[Path]:
+    numbered = re.compile(re.escape(name) + r"(-\d+)?")
+    return [
+        path.parent for path in Path("runs").glob("*/config.toml") if numbered.fullmatch(path.parent.name)
+    ]
+
+
+def _newest(runs: list[Path]) -> Path:
     return max(runs, key=lambda path: max(file.stat().st_mtime for file in path.iterdir()))

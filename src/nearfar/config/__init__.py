@@ -8,6 +8,7 @@ from nearfar.errors import require
 require("pydantic", "train")
 
 from nearfar.config.sections import (  # noqa: E402 (the sentence about the missing extra comes first)
+    AddedLoss,
     Augment,
     Batch,
     Config,
@@ -15,8 +16,21 @@ from nearfar.config.sections import (  # noqa: E402 (the sentence about the miss
     Loss,
     Memory,
     Model,
+    Offline,
     Optimizer,
     Train,
 )
 
-__all__ = ["Augment", "Batch", "Config", "Data", "Loss", "Memory", "Model", "Optimizer", "Train"]
+__all__ = [
+    "AddedLoss",
+    "Augment",
+    "Batch",
+    "Config",
+    "Data",
+    "Loss",
+    "Memory",
+    "Model",
+    "Offline",
+    "Optimizer",
+    "Train",
+]

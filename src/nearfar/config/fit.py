@@ -22,7 +22,8 @@ def fit(values: dict[str, Any]) -> dict[str, Any]:
     backbone = given.get("backbone") if isinstance(given, dict) else None
     if backbone is None and not has_accelerator():
         backbone = "nearfar/small"
-    fitted = deepcopy(_small) if backbone == "nearfar/small" else {}
+    small = isinstance(backbone, str) and backbone.startswith("nearfar/small")
+    fitted = deepcopy(_small) if small else {}
     _fit_batch(fitted, values)
     for name, section in values.items():
         fitted[name] = {**fitted.get(name, {}), **section} if isinstance(section, dict) else section

@@ -1,4 +1,4 @@
-"""The settings of a loss and of its mining rule, checked against the signatures of their functions."""
+"""Settings of losses, mining rules and samplers, checked against the signatures of their functions."""
 
 from collections.abc import Callable
 from inspect import Parameter, Signature
@@ -6,30 +6,73 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from nearfar.config.sections import Loss
+from nearfar.config.sections import AddedLoss, Batch, Config, Loss
 from nearfar.config.sentences import known_keys, sentence, unknown_key
 from nearfar.errors import ConfigError, suggest
 
 
-def check_loss(loss: Loss) -> None:
-    """Raise where the loss, its mining rule or one of their settings does not exist or has the wrong kind.
+def check_settings(config: Config) -> None:
+    """Check the losses and the sampler.
 
     Raises:
         ConfigError: with the nearest name that exists.
     """
+    check_loss(config.loss)
+    check_sampler(config.batch)
+
+
+def check_loss(loss: Loss) -> None:
+    """Raise where a loss, its mining rule or one of their settings does not exist or has the wrong kind.
+
+    Raises:
+        ConfigError: with the nearest name that exists.
+    """
+    _check_one("loss", loss)
+    for number, added in enumerate(loss.add):
+        _check_one(f"loss.add.{number}", added)
+
+
+def _check_one(place: str, loss: Loss | AddedLoss) -> None:
     from nearfar import losses, mining
 
-    _known_name("loss.name", loss.name, losses.names())
-    _check("loss", loss.settings, losses.settings(loss.name), known_keys(Loss, "loss."))
-    if loss.mining is None:
-        return
-    rule = {"name": loss.mining} if isinstance(loss.mining, str) else dict(loss.mining)
-    if not isinstance(rule.get("name"), str):
-        raise ConfigError('loss.mining needs a name, as in { name = "multi_similarity", epsilon = 0.1 }.')
-    key = "loss.mining" if isinstance(loss.mining, str) else "loss.mining.name"
-    name = rule.pop("name")
-    _known_name(key, name, mining.names())
-    _check("loss.mining", rule, mining.settings(name), ["loss.mining.name"])
+    _known_name(f"{place}.name", loss.name, losses.names())
+    _check(place, loss.settings, losses.settings(loss.name), known_keys(type(loss), f"{place}."))
+    if loss.mining is not None:
+        example = '{ name = "multi_similarity", epsilon = 0.1 }'
+        _check_named(f"{place}.mining", loss.mining, mining.names, mining.settings, example)
+
+
+def check_sampler(batch: Batch) -> None:
+    """Raise where the sampler or one of its settings does not exist or has the wrong kind.
+
+    Raises:
+        ConfigError: with the nearest name that exists.
+    """
+    import nearfar.offline  # noqa: F401 (adds its sampler)
+    from nearfar.data import samplers
+
+    example = '{ name = "balanced", by = "instance" }'
+    _check_named("batch.sampler", batch.sampler, samplers.names, samplers.settings, example)
+
+
+def named(value: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings of ``"hard"`` or ``{name = "hard", …}``."""
+    settings = {"name": value} if isinstance(value, str) else dict(value)
+    return settings.pop("name"), settings
+
+
+def _check_named(
+    key: str,
+    value: str | dict[str, Any],
+    names: Callable[[], list[str]],
+    settings: Callable[[str], Signature],
+    example: str,
+) -> None:
+    if isinstance(value, dict) and not isinstance(value.get("name"), str):
+        raise ConfigError(f"{key} needs a name, as in {example}.")
+    name, own = named(value)
+    _known_name(key if isinstance(value, str) else f"{key}.name", name, names())
+    _check(key, own, settings(name), [f"{key}.name"])
 
 
 def _known_name(key: str, name: str, known: list[str]) -> None:

@@ -111,11 +111,11 @@ def _packs() -> list[str]:
 
 
 def _validate(values: dict[str, Any], file: str, given: dict[tuple[str, ...], Any]) -> Config:
-    from nearfar.config.loss_settings import check_loss
+    from nearfar.config.loss_settings import check_settings
 
     try:
         config = _checked(Config, values)
-        check_loss(config.loss)  # last, since the signatures of the losses need torch
+        check_settings(config)  # last, since the signatures of the losses need torch
     except ConfigError as error:
         overridden = any(_names(str(error), place) for place in given)
         raise ConfigError(str(error) if overridden or not file else f"{file}: {error}") from None

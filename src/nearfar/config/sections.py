@@ -104,15 +104,20 @@ class Model(Section):
     """Side of the square that the network sees; left out, the backbone's own."""
 
 
-class Loss(Section):
-    """Name of the loss, and every setting that its signature has."""
+class OneLoss(Section):
+    """Name of a loss, and every setting that its signature has."""
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = "multi_similarity"
     mining: str | dict[str, Any] | None = None
     similarity: Literal["cosine", "dot", "euclidean", "squared_euclidean"] = "cosine"
-    reduction: Literal["mean", "mean_valid", "mean_terms", "mean_active", "sum"] | None = None
+    reduction: Literal["mean", "mean_valid", "mean_terms", "mean_active", "tilted", "sum"] | None = None
+    tilt: float = 1.0
+    """Of the reduction "tilted": above 0 for more weight on hard samples."""
+    sample: float = Field(1.0, gt=0, le=1)
+    """Share of the classes that a step compares with, for a loss with proxies."""
+    class_weights: Literal["even", "balanced"] = "even"
+    """"balanced" lets every class count the same, however many images it has."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -120,17 +125,36 @@ class Loss(Section):
         return dict(self.model_extra or {})
 
 
+class AddedLoss(OneLoss):
+    """A loss that is added to another."""
+
+    name: str
+    weight: float = 1.0
+
+
+class Loss(OneLoss):
+    """The loss, and others added to it."""
+
+    name: str = "multi_similarity"
+    add: Annotated[tuple[AddedLoss, ...], BeforeValidator(_as_tuple)] = ()
+    """Further losses, each a table with its name, weight and settings."""
+
+
 class Memory(Section):
     """Embeddings of past steps as further candidates."""
 
-    size: int = 0
-
-    @field_validator("size")
-    @classmethod
-    def _not_yet(cls, value: int) -> int:
-        if value != 0:
-            raise ConfigError(f"memory.size = {value} is not possible yet; leave it at 0.")
-        return value
+    size: int = Field(0, ge=0)
+    """How many embeddings are kept; 0 for no memory."""
+    start_after: int = Field(0, ge=0)
+    """Steps at the beginning without memory, while embeddings still change fast."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """What stored embeddings are rounded to."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where they are held: with the network, or in the main memory."""
+    combine: Literal["together", "sum"] = "together"
+    """Batch and memory as one set of candidates, or the sum of a loss of each."""
+    weight: float = Field(1.0, ge=0)
+    """Of the memory's loss in the sum."""
 
 
 class Batch(Section):
@@ -138,7 +162,11 @@ class Batch(Section):
 
     classes_per_batch: int = 32
     images_per_class: int = 4
-    chunk: int = 0
+    sampler: str | dict[str, Any] = "pk"
+    """How classes are drawn: a name, or a table of a name and its settings."""
+    chunk: int = Field(0, ge=0)
+    """Images that the network sees at a time: two passes, the memory of a chunk, the gradient of the batch. 0
+    for one pass."""
 
     @model_validator(mode="after")
     def _has_pairs(self) -> "Batch":
@@ -152,9 +180,20 @@ class Batch(Section):
                 f"batch.classes_per_batch = {self.classes_per_batch} gives no negative pair; "
                 "set it to 2 or more."
             )
-        if self.chunk != 0:
-            raise ConfigError(f"batch.chunk = {self.chunk} is not possible yet; leave it at 0.")
         return self
+
+
+class Offline(Section):
+    """Mining for `batch.sampler = "offline"`: what batches are drawn around."""
+
+    every: int = Field(200, ge=1)
+    """Steps from one mining, with the newest weights, to the next."""
+    most: int = Field(5000, ge=4)
+    """Training images embedded for it, some of each class."""
+    margin: float = Field(0.2, ge=0)
+    """Similarity by which a semi-hard negative falls short of the farthest positive."""
+    guard: float = Field(0.95, gt=0, le=1)
+    """A negative nearer than this share of all positive pairs is taken for a wrong label and left out."""
 
 
 class Optimizer(Section):
@@ -245,6 +284,7 @@ class Config(Section):
     loss: Loss = Loss()
     memory: Memory = Memory()
     batch: Batch = Batch()
+    offline: Offline = Offline()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.data.contact_sheet import contact_sheet
 from nearfar.data.decode import Unreadable, UnreadableImage, decode, find_unreadable
-from nearfar.data.samplers import PKSampler
+from nearfar.data.samplers import PKSampler, Share, create_sampler
 from nearfar.data.split import split_by_class, train_and_test
 from nearfar.data.table import Table, read_table
 
@@ -27,10 +27,12 @@ __all__ = [
     "Images",
     "PKSampler",
     "Preprocess",
+    "Share",
     "Table",
     "Unreadable",
     "UnreadableImage",
     "contact_sheet",
+    "create_sampler",
     "decode",
     "find_unreadable",
     "packs",

@@ -86,12 +86,26 @@ class Augment:
         Raises:
             ConfigError: if the images are smaller than ``size``.
         """
+        return self.apply(images, self.draw(len(images), generator))
+
+    def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "b draws"]:
+        """Return the numbers that decide how each of ``count`` images is changed, on the CPU."""
+        return torch.rand(count, DRAWS, generator=generator)
+
+    def apply(
+        self, images: UInt8[Tensor, "b 3 r r"], drawn: Float[Tensor, "b draws"]
+    ) -> Float[Tensor, "b 3 size size"]:
+        """Return images changed as ``drawn`` says: some of a batch, with their rows, as all of it at once.
+
+        Raises:
+            ConfigError: if the images are smaller than ``size``.
+        """
         side = images.shape[-1]
         if min(images.shape[-2:]) < self.size:
             raise ConfigError(
                 f"images are {side} px wide, smaller than size {self.size}; load them with resize."
             )
-        draws = torch.rand(len(images), DRAWS, generator=generator).to(images.device).unbind(1)
+        draws = drawn.to(images.device).unbind(1)
         if self.moves:
             changed = grid_sample(
                 images.to(torch.float32),

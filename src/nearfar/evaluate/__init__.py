@@ -17,6 +17,7 @@ from nearfar.evaluate.rerank import (
 )
 from nearfar.evaluate.result import RetrievalResult, TieWarning
 from nearfar.evaluate.retrieval import retrieval, retrieval_by_distance
+from nearfar.evaluate.sharded import neighbours_across_ranks
 from nearfar.evaluate.space import Space, alignment, silhouette, space, spectrum, uniformity
 from nearfar.evaluate.verification import FoldAccuracy, Verification, fold_accuracy, verification
 
@@ -43,6 +44,7 @@ __all__ = [
     "k_reciprocal",
     "kmeans",
     "neighbours",
+    "neighbours_across_ranks",
     "retrieval",
     "retrieval_by_distance",
     "silhouette",

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 
 from nearfar.errors import NearfarError, suggest
+from nearfar.evaluate.extent import Extent
 from nearfar.evaluate.rows import BLOCK, fold, inverse, norms, rows32
 from nearfar.similarity.product import choose_product, relative_error
 
@@ -75,6 +76,7 @@ class EmbeddingComparison:
         gallery: rows [g, dim]; the same object as ``queries`` for a set against itself.
         similarity: see above; both euclidean forms rank alike.
         device: where the float32 products run.
+        extent: of the whole sets, where these rows are a part of them; else it is measured.
     """
 
     has_strips = True
@@ -86,6 +88,7 @@ class EmbeddingComparison:
         *,
         similarity: str = "cosine",
         device: torch.device | None = None,
+        extent: Extent | None = None,
     ) -> None:
         if similarity not in get_args(Similarity):
             known = list(get_args(Similarity))
@@ -103,16 +106,14 @@ class EmbeddingComparison:
         self.distance = similarity in ("euclidean", "squared_euclidean")
         self.cosine = similarity == "cosine"
         self.device = device or torch.device("cpu")
-        self._prepare()
+        self._prepare(extent or Extent.of(queries, gallery, similarity))
         self._product = choose_product(self.dim, self.device)
 
-    def _prepare(self) -> None:
+    def _prepare(self, extent: Extent) -> None:
         same = self.gallery is self.queries
-        # Distances do not change when both sides move together; small numbers round less.
-        centre = self.gallery.mean(axis=0, dtype=np.float64) if self.distance else np.zeros(self.dim)
+        centre, longest, largest = extent.centre, extent.queries, extent.gallery
         gallery_norm = norms(self.gallery, centre)
         query_norm = gallery_norm if same else norms(self.queries, centre)
-        largest = float(gallery_norm.max())
         if self.cosine:
             self._query_inverse, self._gallery_inverse = inverse(query_norm), inverse(gallery_norm)
             self._scale = 1.0
@@ -121,12 +122,11 @@ class EmbeddingComparison:
             self._query_inverse = self._gallery_inverse = np.zeros(0)
             reach = query_norm * largest + (0.5 * largest**2 if self.distance else 0.0)
             self._error = relative_error(self.dim) * reach
-            longest = float(query_norm.max())
             self._scale = (longest + largest) ** 2 if self.distance else longest * largest
         self._quantum = _QUANTUM * (self._scale or 1.0)
         self.window64 = self._quantum + 2 * relative_error(self.dim) * 2.0**-29 * self._scale
         # A power of two brings the longest row near length 1: float32 then neither overflows nor underflows.
-        unit = 2.0 ** -math.frexp(max(largest, float(query_norm.max())))[1]
+        unit = 2.0 ** -math.frexp(max(largest, longest))[1]
         self._strip_unit = 1.0 if self.cosine else unit**2
         gallery_factor = self._gallery_inverse if self.cosine else np.full(self.n_gallery, unit)
         self._gallery32 = rows32(self.gallery, centre, gallery_factor).to(self.device)

@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64, Int64
 
+from nearfar.distributed import gather_rows, rank, world_size
 from nearfar.errors import NearfarError, suggest
 from nearfar.evaluate.comparison import Comparison
 from nearfar.evaluate.expected import expected_metrics
@@ -73,6 +75,7 @@ def evaluate(
     tile: int | None,
     workers: int | None,
     similarity: str,
+    across_ranks: bool = False,
 ) -> RetrievalResult:
     """Rank, measure and average.
 
@@ -84,16 +87,22 @@ def evaluate(
         tile: rows and columns of one product.
         workers: threads.
         similarity: recorded in the result.
+        across_ranks: whether each rank measures a part of the queries.
 
     Returns:
         The result.
     """
+    groups = protocol.groups()
+    if across_ranks:
+        groups = [group[rank() :: world_size()] for group in groups]
 
     def work(queries: Int64[np.ndarray, " some"]) -> tuple[np.ndarray, ...]:
         return _measure_group(comparison, protocol, queries, options, tile)
 
-    parts = in_threads(work, protocol.groups(), workers)
-    table, curve, sensitive, relevant = (np.concatenate(part) for part in zip(*parts, strict=True))
+    columns = [np.concatenate(part) for part in zip(*in_threads(work, groups, workers), strict=True)]
+    if across_ranks:
+        columns = _of_all_ranks(columns, np.concatenate(groups))
+    table, curve, sensitive, relevant = columns
     valid = relevant > 0
     if options.no_relevant == "zero":
         table[~valid] = 0.0
@@ -141,6 +150,12 @@ def evaluate(
         intervals=intervals,
         settings=asdict(options) | {"similarity": similarity},
     )
+
+
+def _of_all_ranks(columns: list[np.ndarray], queries: Int64[np.ndarray, " some"]) -> list[np.ndarray]:
+    """Return what all ranks measured, in the order of the queries."""
+    order = np.argsort(gather_rows(torch.from_numpy(queries)).numpy())
+    return [gather_rows(torch.from_numpy(column)).numpy()[order] for column in columns]
 
 
 def _measure_group(

@@ -69,23 +69,40 @@ def neighbours(
     """
     rows = as_rows(queries, "queries")
     others = rows if gallery is None else as_rows(gallery, "gallery")
-    if int(k) != k or k < 1:
-        raise NearfarError(f"k is {k}; ask for a whole number of neighbours, 1 or more.")
+    check_k(k)
     exclusions = build_exclusions(
         len(rows), len(others), alone=gallery is None, ids=(ids, gallery_ids), excluded=excluded
     )
     device = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
     comparison = EmbeddingComparison(rows, others, similarity=similarity, device=device)
-    found = np.full((len(rows), k), -1, np.int64)
-    scores = np.full((len(rows), k), -np.inf)
+    found, scores = best_of_gallery(comparison, exclusions, k, tile, workers)
+    if similarity == "euclidean":
+        scores = -np.sqrt(-scores)
+    return Neighbours(found, scores.astype(np.float32))
+
+
+def check_k(k: int) -> None:
+    """Refuse what is no number of neighbours."""
+    if int(k) != k or k < 1:
+        raise NearfarError(f"k is {k}; ask for a whole number of neighbours, 1 or more.")
+
+
+def best_of_gallery(
+    comparison: EmbeddingComparison,
+    exclusions: RetrievalProtocol,
+    k: int,
+    tile: int | None,
+    workers: int | None,
+) -> tuple[Int64[np.ndarray, "query k"], Float64[np.ndarray, "query k"]]:
+    """Return the k best gallery rows of each query and their scores; -1 and -inf where there is none."""
+    found = np.full((comparison.n_queries, k), -1, np.int64)
+    scores = np.full((comparison.n_queries, k), -np.inf)
 
     def work(group: Int64[np.ndarray, " some"]) -> None:
         _search(comparison, exclusions, group, tile, found, scores)
 
     in_threads(work, exclusions.groups(), workers)
-    if similarity == "euclidean":
-        scores = -np.sqrt(-scores)
-    return Neighbours(found, scores.astype(np.float32))
+    return found, scores
 
 
 def _search(

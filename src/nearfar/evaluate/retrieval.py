@@ -47,6 +47,7 @@ def retrieval(
     cmc_length: int = 50,
     tile: int | None = None,
     workers: int | None = None,
+    across_ranks: bool = False,
 ) -> RetrievalResult:
     """Rank the gallery for each query by exact scores and measure how well relevant images are found.
 
@@ -82,6 +83,8 @@ def retrieval(
         cmc_length: length of the CMC curve.
         tile: rows and columns of one product; changes time and memory only.
         workers: threads; as many as torch uses when left out.
+        across_ranks: divide the queries among the ranks, each of which gives the same arguments; all get the
+            result of one process, to the last bit.
 
     Returns:
         The metrics; definitions are in ``nearfar.evaluate.metrics``.
@@ -127,6 +130,7 @@ def retrieval(
         tile=tile,
         workers=workers,
         similarity=similarity,
+        across_ranks=across_ranks,
     )
 
 

@@ -10,8 +10,13 @@ from nearfar.errors import NearfarError
 BLOCK = 2**17  # float64 numbers worked on at once: they stay in the second-level cache
 
 
-def as_rows(embeddings: Tensor | np.ndarray, name: str) -> np.ndarray:
+def as_rows(embeddings: Tensor | np.ndarray, name: str, *, least: int = 1) -> np.ndarray:
     """Return embeddings [n, dim] as a float32 or float64 array on the CPU; half precision becomes float32.
+
+    Args:
+        embeddings: one row for each image.
+        name: what the caller calls them.
+        least: rows that must be there.
 
     Raises:
         NearfarError: if the shape is not [n, dim], or a value is NaN or infinite.
@@ -21,9 +26,10 @@ def as_rows(embeddings: Tensor | np.ndarray, name: str) -> np.ndarray:
         rows = (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()).numpy()
     else:
         rows = np.asarray(embeddings)
-    if rows.ndim != 2 or rows.shape[0] == 0 or rows.shape[1] == 0:
+    if rows.ndim != 2 or rows.shape[0] < least or rows.shape[1] == 0:
+        some = ", at least one" if least else ""
         raise NearfarError(
-            f"{name} has shape {tuple(rows.shape)}; give one row for each image, [n, dim], at least one."
+            f"{name} has shape {tuple(rows.shape)}; give one row for each image, [n, dim]{some}."
         )
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float32 if rows.dtype == np.float16 else np.float64)

@@ -29,7 +29,12 @@ def with_gradient(value: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[
     learning = [x for x in leaves if x.requires_grad]
     gradients = iter(torch.autograd.grad(result, learning, allow_unused=True))
     every = [next(gradients) if x.requires_grad else None for x in leaves]
-    return _WithGradient.apply(result.detach(), every, *inputs)  # pyrefly: ignore
+    return attach(result.detach(), every, inputs)
+
+
+def attach(value: Tensor, gradients: Sequence[Tensor | None], inputs: Sequence[Tensor]) -> Tensor:
+    """Return a scalar whose gradient is known: for each of ``inputs`` one of its shape, or None."""
+    return _WithGradient.apply(value, list(gradients), *inputs)  # pyrefly: ignore
 
 
 class _WithGradient(torch.autograd.Function):

@@ -18,6 +18,7 @@ from nearfar.similarity import Block, LogSumExp, SameClass, softplus
 from nearfar.similarity.block import Build
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.stable import logsumexp
+from nearfar.similarity.stored import columns
 
 
 @register_loss(reduction="mean_terms", needs="positive")
@@ -70,7 +71,7 @@ def _negatives(pairs: Pairs, scale: float) -> Float[Tensor, " positive"]:
         return logsumexp(scale * both, columns >= 0)
     anchor, candidate, back = _distinct(pairs)
     turns = [(turn, anchor[turn], candidate[turn]) for turn in _turns(anchor, len(pairs))]
-    push = _Virtual.apply(pairs.block.anchors, pairs.block.candidates, pairs.block, scale, turns)
+    push = _Virtual.apply(pairs.block.anchors, pairs.block.parts[0], pairs.block, scale, turns)
     return push if back is None else push[back]
 
 
@@ -125,8 +126,9 @@ def _reduce(
     block: Block, scale: float, anchors: Tensor, candidates: Tensor, anchor: Tensor, candidate: Tensor
 ) -> Float[Tensor, " turn"]:
     """log Σ exp(a v·x_n) for the virtual anchors v = x_i + x_p; their negatives are those of i."""
-    build = cast(Build, type(block))
-    virtual = build(anchors[anchor] + candidates[candidate], candidates, "dot", block.relation.take(anchor))
+    build, stored = cast(Build, type(block)), block.parts[1]
+    middle = anchors[anchor] + columns(candidates, stored)[candidate]
+    virtual = build(middle, candidates, "dot", block.relation.take(anchor), stored)
     (value,) = virtual.stream(Interval(), anchor[:0], (LogSumExp(scale=scale),))
     return value
 

@@ -52,6 +52,6 @@ def from_positive(pairs: Pairs, columns: Int[Tensor, "positive k"]) -> Float[Ten
     if block.relation.symmetric:
         s = block.at(positive, column)
     else:
-        candidates = block.candidates
-        s = at_pairs(candidates, candidates, positive, column, block.measure)
+        given, stored = block.parts
+        s = at_pairs(given, given, positive, column, block.measure, (stored, stored))
     return s.view(columns.shape)

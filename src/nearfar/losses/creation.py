@@ -1,13 +1,15 @@
 """A loss from its name and settings."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar.errors import NearfarError, suggest
+from nearfar.losses.class_weights import ClassWeights
 from nearfar.losses.module import Loss
 from nearfar.losses.registry import registry
 from nearfar.losses.terms import Reduction
@@ -27,6 +29,9 @@ def create(
     classes: int | Sequence[int] | Int[Tensor, " n"] | None = None,
     dim: int | None = None,
     learn: bool = True,
+    sample: float = 1.0,
+    class_weights: Mapping[int, float] | Sequence[float] | Float[Tensor, " class"] | None = None,
+    tilt: float = 1.0,
     **settings: Any,
 ) -> Loss:
     """Create a loss by name.
@@ -36,14 +41,23 @@ def create(
         mining: a rule's name, a mapping such as ``{"name": "semi_hard", "margin": 0.1}``, or a rule; None
             takes all pairs. A rule's setting that the loss also has (``margin``) is the loss's unless given.
         similarity: "cosine" (embeddings are normalised here), "dot", "euclidean" or "squared_euclidean".
-        reduction: "mean", "mean_valid", "mean_terms", "mean_active", "sum", "none", or None for the paper's
-            own; see ``Terms.reduce``.
+        reduction: "mean", "mean_valid", "mean_terms", "mean_active", "tilted", "sum", "none", or None for the
+            paper's own; see ``Terms.reduce``.
         backend: what computes it: "auto", "tiled" (flat memory, no double backward), "dense" or "reference".
         across_ranks: compare with the embeddings of all ranks, where torch.distributed is initialised.
         classes: for a loss with something learned for each class, the labels of the training set (repeats
             are fine), or their count when they are 0, 1, 2, …
         dim: for a loss with proxies, the dimension of the embeddings.
         learn: train what the paper trains with the network (``loss.learned``), or leave it as given.
+        sample: for a loss with proxies, the share of the classes that a training step compares with: those
+            of the batch and a random part of the others, new for every step (An et al., PartialFC, CVPR
+            2022, https://arxiv.org/abs/2203.15565). The gradient is exact for the classes chosen; others get
+            0. The sum over the other classes is then smaller than the full one (its expected value, less the
+            classes of the batch, is ``sample`` of it), so that the loss is lower and pushes less: by a few
+            classes more, rarely by the nearest. ``loss.eval()`` compares with all.
+        class_weights: how much the anchors of a class count, on top of ``weights``: by label (classes that
+            are not named count 1), or one for each of ``classes`` in order of their labels.
+        tilt: t of ``reduction="tilted"``: above 0 for more weight on hard samples, below 0 for less.
         **settings: the loss's own hyper-parameters; see ``nearfar.losses.describe(name)``.
 
     Raises:
@@ -65,18 +79,37 @@ def create(
     if classes is not None and not (entry.proxies or entry.per_class):
         raise NearfarError(f"{name} learns nothing for each class; create it without classes=….")
     class_labels = None if classes is None else _class_labels(name, classes)
-    own = entry.reduction if rule is None else entry.mined
+    chosen = (entry.reduction if rule is None else entry.mined) if reduction is None else reduction
+    if tilt != 1.0 and chosen != "tilted":
+        raise NearfarError(f"tilt is of reduction='tilted'; this loss has reduction={chosen!r}.")
+    if tilt == 0 or not isfinite(tilt):
+        raise NearfarError(f"tilt must be above or below 0; got {tilt}. For 0, use reduction='mean_valid'.")
+    if entry.proxies is not None:
+        entry.proxies.check(name, similarity, complete)
+        if rule is not None:
+            raise NearfarError(
+                f"mining chooses pairs, and {name} compares with classes; create it without mining."
+            )
+    if not 0 < sample <= 1:
+        raise NearfarError(f"sample is a share of the classes, above 0 and at most 1; got {sample}.")
+    if sample < 1 and (entry.proxies is None or not entry.proxies.sampled):
+        raise NearfarError(
+            f"{name} compares with no classes but an anchor's own; create it without sample=…."
+        )
     return Loss(
         name,
         complete,
         mining=rule,
         similarity=similarity,
-        reduction=own if reduction is None else reduction,
+        reduction=chosen,
         backend=backend,
         across_ranks=across_ranks,
-        proxies=_create_proxies(name, class_labels, dim) if entry.proxies else None,
+        proxies=_create_proxies(name, class_labels, dim, complete) if entry.proxies else None,
         learned={key: _learnable(complete[key], class_labels) for key in entry.learned} if learn else None,
         class_labels=class_labels,
+        sample=sample,
+        class_weights=None if class_weights is None else ClassWeights.of(class_weights, class_labels),
+        tilt=tilt,
     )
 
 
@@ -97,11 +130,15 @@ def _learnable(value: float, class_labels: Tensor | None) -> nn.Parameter:
     return nn.Parameter(start if class_labels is None else start.repeat(len(class_labels)))
 
 
-def _create_proxies(name: str, class_labels: Tensor | None, dim: int | None) -> Tensor:
-    """Draw one proxy of about unit length for each class."""
+def _create_proxies(
+    name: str, class_labels: Tensor | None, dim: int | None, settings: Mapping[str, Any]
+) -> Tensor:
+    """Draw the vectors of each class as the loss's paper does."""
     if class_labels is None or dim is None:
         raise NearfarError(
             f"{name} learns a proxy for each class; create it with classes=… (the training labels, or how "
             "many there are) and dim=… (of the embeddings)."
         )
-    return torch.randn(len(class_labels), dim) / dim**0.5
+    kind = registry[name].proxies
+    assert kind is not None
+    return kind.start(len(class_labels), kind.count(settings), dim)

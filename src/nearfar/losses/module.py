@@ -1,23 +1,41 @@
 """The nn.Module around a loss function: names to arithmetic, labels to pairs, values to a scalar."""
 
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from nearfar.errors import NearfarError
-from nearfar.inputs import Labels, check_embeddings, relate, shown
-from nearfar.losses.ahead import with_gradient
+from nearfar.distributed import rank, world_size
+from nearfar.distributed.ring import Ring
+from nearfar.inputs import Labels
+from nearfar.losses import past
+from nearfar.losses.across import Across
+from nearfar.losses.alone import Alone, Compared
+from nearfar.losses.batch import Batch
+from nearfar.losses.chunks import by_chunks
+from nearfar.losses.class_weights import ClassWeights
+from nearfar.losses.classes import Met, meet
+from nearfar.losses.comparison import among_own, compare
+from nearfar.losses.everyone import meet_ranks, wanted
+from nearfar.losses.proxies import against_classes
+from nearfar.losses.refusals import (
+    check_call,
+    check_labels,
+    no_memory,
+    refuse_slopes,
+    warn_without_positives,
+)
 from nearfar.losses.registry import registry
 from nearfar.losses.terms import Reduction, Statistics, Terms
+from nearfar.losses.weights import with_class_weights
+from nearfar.memory import CrossBatchMemory
 from nearfar.mining import Rule
 from nearfar.pairs import Pairs
-from nearfar.similarity import Measure, Relation, Relevance, choose
-from nearfar.similarity.threads import plainly
+from nearfar.recalled import Recalled
+from nearfar.similarity import Measure, Relation, choose
 from nearfar.similarity.tiled import TiledBlock
 
 MOST_POSITIVES = 2**22
@@ -30,7 +48,8 @@ class Loss(nn.Module):
     Attributes:
         name: the loss function's name.
         settings: its hyper-parameters, defaults included.
-        proxies: learned vectors [class, dim] that embeddings are compared with, or None.
+        proxies: learned vectors that embeddings are compared with, or None: [class, dim], or
+            [class · centre, dim], where the centres of class c are the rows c · centres, c · centres + 1, ….
         learned: settings that are trained with the network, by name; [class] where one was asked for each.
         last: statistics of the last batch, or None before the first.
     """
@@ -50,11 +69,16 @@ class Loss(nn.Module):
         proxies: Float[Tensor, "class dim"] | None = None,
         learned: Mapping[str, Tensor] | None = None,
         class_labels: Int[Tensor, " class"] | None = None,
+        sample: float = 1.0,
+        class_weights: ClassWeights | None = None,
+        tilt: float = 1.0,
     ) -> None:
         super().__init__()
         self.proxies = None if proxies is None else nn.Parameter(proxies)
         self.learned: nn.ParameterDict | dict[str, Tensor] = nn.ParameterDict(learned) if learned else {}
         self.register_buffer("class_labels", class_labels)
+        self.class_weights = class_weights
+        self.sample, self.tilt = sample, tilt
         self.name = name
         self.settings = dict(settings)
         self.mining = mining
@@ -64,7 +88,9 @@ class Loss(nn.Module):
         self.across_ranks = across_ranks
         self.last: Statistics | None = None
         self._entry = registry[name]
-        self._warned = self._without_positives = False
+        for key, start in self._entry.running.items():
+            self.register_buffer(f"running_{key}", torch.tensor(start))
+        self._warned, self._listed = False, 1
 
     def forward(
         self,
@@ -76,6 +102,7 @@ class Loss(nn.Module):
         weights: Float[Tensor, " n"] | None = None,
         ids: Int[Tensor, " n"] | None = None,
         candidate_ids: Int[Tensor, " m"] | None = None,
+        memory: CrossBatchMemory | None = None,
     ) -> Shaped[Tensor, "..."]:
         """Compare a batch with itself, or with ``candidates``, and return the loss.
 
@@ -87,6 +114,7 @@ class Loss(nn.Module):
             candidates, candidate_labels: what to compare with instead of the batch itself.
             weights: how much each anchor counts (>= 0).
             ids, candidate_ids: two rows with the same id are never compared.
+            memory: embeddings of past steps, compared with as well; in training it takes in this batch.
 
         Returns:
             A scalar, or one value per anchor with ``reduction="none"``.
@@ -94,150 +122,230 @@ class Loss(nn.Module):
         Raises:
             NearfarError: if shapes or types do not fit.
         """
-        if (candidates is None) != (candidate_labels is None) and not isinstance(labels, Relevance):
-            raise NearfarError("candidates and candidate_labels go together; give both or neither.")
-        if self.across_ranks and _ranks() > 1:
-            raise NearfarError(
-                f"{_ranks()} ranks are running, and losses across ranks are not built yet; "
-                "create the loss with across_ranks=False to compare within each rank."
-            )
-        classes = self._classes(labels)
-        if self.proxies is not None:
-            if candidates is not None:
-                raise NearfarError(f"{self.name} compares with its own proxies; call it without candidates.")
-            candidates, candidate_labels, ids = self.proxies, self.class_labels, None
-        if candidates is None and candidate_ids is not None:
-            raise NearfarError("candidate_ids needs candidates; within a batch, ids is enough.")
-        n = check_embeddings(embeddings, "embeddings")
-        if candidates is not None:
-            check_embeddings(candidates, "candidates")
-        if weights is not None:
-            _check_weights(weights, n)
-        labels_and_ids = (labels, candidate_labels, ids, candidate_ids)
-
-        def value(inputs: Sequence[Tensor]) -> Tensor:
-            anchors, *rest = inputs
-            others = rest.pop(0) if candidates is not None else None
-            learned = dict(zip(self.learned, rest, strict=True))
-            parts = self._parts(anchors, others, labels_and_ids, classes, learned)
-            return torch.stack([part.reduce(self.reduction, weights) for part in parts]).sum(0)
-
-        inputs = [embeddings, *([] if candidates is None else [candidates]), *self.learned.values()]
-        others = embeddings if candidates is None else candidates
-        with torch.autocast(embeddings.device.type, enabled=False):
-            if self._ahead(weights) and choose(self.backend, n, len(others)) is TiledBlock:
-                with plainly():
-                    result = with_gradient(value, inputs)
-            else:
-                result = value(inputs)
-        if not self._warned and self._without_positives:
-            self._warned = True
-            warnings.warn(
-                f"this batch has no positive pair: its {n} labels all differ from those they are compared "
-                "with. Set batch.images_per_class to 2 or more.",
-                stacklevel=4,
-            )
+        batch = Batch(embeddings, labels, candidates, candidate_labels, weights, ids, candidate_ids)
+        if self.across_ranks and world_size() > 1:
+            across = self._meet_ranks(batch, memory)
+            with across.same_draws(self._draws):
+                result = self._value(across.everyone.batch, memory, across)
+        else:
+            check_call(self.name, self._entry, batch)
+            result = self._value(batch, memory, None)
         return result.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+    @property
+    def compares_with_the_batch(self) -> bool:
+        """Whether candidates are the batch (or others given), and not classes or nothing at all."""
+        return self.proxies is None and self._entry.needs != "nothing"
+
+    @property
+    def weighs_anchors(self) -> bool:
+        """Whether there is a value for each anchor, which weights can count."""
+        return self._entry.proxies is None or self._entry.proxies.over == "anchor"
 
     def extra_repr(self) -> str:
         """Show every setting, so that a printed loss can be made again."""
         shown = {**self.settings, "mining": self.mining, "similarity": self.similarity}
         shown |= {"reduction": self.reduction, "backend": self.backend}
+        if self.sample < 1:
+            shown["sample"] = self.sample
+        if self.reduction == "tilted":
+            shown["tilt"] = self.tilt
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
+
+    @property
+    def _draws(self) -> bool:
+        """Whether a call takes random numbers."""
+        seedless = self.mining is not None and self.mining.settings.get("seed", 0) is None
+        return seedless or (self.sample < 1 and self.training)
+
+    @property
+    def _separable(self) -> bool:
+        """Whether each anchor's value is its own, so that ranks can share the anchors."""
+        mined = self.mining is None or self.mining.separable
+        return self._entry.separable and mined and self.weighs_anchors
+
+    def _meet_ranks(self, batch: Batch, memory: CrossBatchMemory | None) -> Across:
+        """Put together what all ranks have given."""
+        if self.proxies is not None:
+            batch = replace(batch, ids=None)
+        if self._entry.needs == "nothing" and isinstance(batch.embeddings, Tensor):
+            batch = replace(batch, labels=batch.embeddings.new_zeros(len(batch.embeddings), dtype=torch.long))
+        given = (batch.embeddings, batch.candidates)
+        learns = [isinstance(x, Tensor) and x.requires_grad for x in given]
+        learning = wanted(*learns, any(p.requires_grad for p in self.parameters()))
+
+        def check() -> None:
+            check_call(self.name, self._entry, batch)
+            check_labels(batch)
+            refuse_slopes(batch, self.settings, self.reduction, bool(learning))
+
+        taken_in = memory.added if isinstance(memory, CrossBatchMemory) else -1
+        everyone = meet_ranks(
+            batch, check, loss=self.name, training=self.training, memory=taken_in, learning=learning
+        )
+        return Across.of(everyone, self._separable, self.proxies is None, self.weighs_anchors)
+
+    def _value(self, batch: Batch, memory: CrossBatchMemory | None, across: Across | None) -> Tensor:
+        """Return the loss of a batch that has been checked."""
+        labels, learning = batch.labels, past.learning(memory, self.training)
+        met = meet(self.name, self.class_labels, labels, self.sample if self.training else 1.0)
+        every = batch.embeddings
+        if across is not None and (memory is not None or self._entry.update is not None):
+            every = across.embeddings
+        comparisons = past.recall(
+            memory,
+            every,
+            labels,
+            batch.candidates,
+            batch.ids,
+            refusal=no_memory(self.name, self._entry),
+            learning=learning,
+        )
+        by_class = met is not None and not self.weighs_anchors
+        counted = met.labels if met is not None and by_class else labels
+        weights = with_class_weights(None if by_class else batch.weights, self.class_weights, counted)
+        n = len(every) if across is None else sum(across.everyone.counts)
+        known = batch
+        if self._entry.needs == "nothing":
+            known = replace(batch, labels=torch.arange(n, device=batch.embeddings.device))
+        rows = None if across is None else across.rows
+        ahead = across is not None
+        if across is None:
+            others = next(x for x in (self.proxies, batch.candidates, every) if x is not None)
+            width = len(others) + max(len(recalled.stored) if recalled else 0 for _, recalled in comparisons)
+            ahead = self._ahead(weights) and choose(self.backend, n, width) is TiledBlock
+        elif not by_class:
+            weights = weights if weights is None or rows is None else weights[rows]
+        if not ahead:
+            # The backward pass is still to come, and by then the memory has taken in this batch.
+            comparisons = [(share, recalled and recalled.copied()) for share, recalled in comparisons]
+
+        def compute(anchors: Tensor, others: Tensor | Ring | None, learned: Sequence[Tensor]) -> Compared:
+            if met is not None and self.proxies is not None:
+                return [(1.0, self._against_classes(anchors, learned[0], met, rows, every))]
+            own = dict(zip(self.learned, learned, strict=True))
+            return [
+                (share, self._parts(anchors, others, known, met, own, recalled, rows, n))
+                for share, recalled in comparisons
+            ]
+
+        parameters = [*([] if self.proxies is None else [self.proxies]), *self.learned.values()]
+        with torch.autocast(every.device.type, enabled=False):
+            call = Alone(batch, ahead) if across is None else across
+            result, listed = call.value(
+                compute, parameters, self.reduction, weights, self.tilt, lambda: self._listed
+            )
+        if memory is not None and learning and isinstance(labels, Tensor):
+            memory.take_in(every, labels, batch.ids)
+        if not listed and not self._warned and self._entry.needs != "nothing":
+            self._warned = True
+            if across is None or rank() == 0:
+                warn_without_positives(n)
+        return result
 
     def _parts(
         self,
         embeddings: Tensor,
-        candidates: Tensor | None,
-        labels_and_ids: tuple[Labels, Tensor | None, Tensor | None, Tensor | None],
-        classes: Tensor | None,
+        others: Tensor | Ring | None,
+        batch: Batch,
+        met: Met | None,
         learned: Mapping[str, Tensor],
+        recalled: Recalled | None,
+        rows: Tensor | None,
+        n: int,
     ) -> tuple[Terms, ...]:
-        """Return what each anchor contributes, and note the statistics of the batch."""
-        view = self._entry.view or (lambda x, similarity: (x, similarity))
-        anchors, measure = view(embeddings, self.similarity)
-        m = None
-        if candidates is None:
-            candidates = anchors
-        else:
-            m = len(candidates)
-            candidates, _ = view(candidates, self.similarity)
-        labels, candidate_labels, ids, candidate_ids = labels_and_ids
-        relation = relate(len(anchors), labels, m, candidate_labels, ids=ids, candidate_ids=candidate_ids)
-        size = self._chunk(relation, len(anchors) * len(candidates))
-        pairs = None
+        """Return what each anchor contributes, and note the statistics of the batch.
+
+        Args:
+            others: what to compare with, where it is not the anchors themselves.
+            rows: which of the batch's ``n`` rows the anchors are; None for all.
+        """
+        classes = None if met is None else met.place if rows is None else met.place[rows]
+        compared = compare(
+            embeddings,
+            others,
+            batch,
+            rows,
+            n,
+            recalled,
+            self._entry.view,
+            self.similarity,
+            self.backend,
+        )
+        size, pairs = self._chunk(compared.relation, len(embeddings), compared.width), None
+        self._listed = 1
         if size is None:
-            pairs = Pairs.of(anchors, candidates, relation, measure, self.backend)
-            self._without_positives = not len(pairs.listed.anchor)
-            mined = pairs if self.mining is None else self.mining(pairs)
-            parts = self._terms(mined, classes, learned)
+            pairs = compared.pairs()
+            self._listed = len(pairs.listed.anchor)
+            parts = self._terms(self._mined(pairs), classes, learned)
         else:
-            parts = self._by_chunks(anchors, candidates, relation, measure, classes, learned, size)
-        self.last = Statistics(_detached(parts), pairs and pairs.detach(), self.mining is not None)
+
+            def chunk(some: Tensor, inputs: Sequence[Tensor]) -> tuple[Terms, ...]:
+                pairs = compared.some(some, *inputs[:2])
+                own = dict(zip(learned, inputs[2:], strict=True))
+                return self._terms(self._mined(pairs), None if classes is None else classes[some], own)
+
+            inputs = [compared.anchors, compared.candidates, *learned.values()]
+            parts = by_chunks(chunk, inputs, len(embeddings), size)
+        if compared.ring is not None or recalled is not None:
+            # What comes by or is stored does not stay; the comparisons of the batch itself do.
+            pairs = among_own(compared, batch, rows)
+        self.last = Statistics.of(parts, pairs, self.mining is not None)
         return parts
 
-    def _chunk(self, relation: Relation, comparisons: int) -> int | None:
-        """How many anchors to take at a time, where the positives of all are too many to list."""
-        if comparisons <= MOST_POSITIVES or not self._entry.separable:
+    def _mined(self, pairs: Pairs) -> Pairs:
+        return pairs if self.mining is None else self.mining(pairs)
+
+    def _against_classes(
+        self, anchors: Tensor, proxies: Tensor, met: Met, rows: Tensor | None, every: Tensor
+    ) -> tuple[Terms, ...]:
+        """The same for a loss with proxies, the vectors of all classes.
+
+        Args:
+            every: all rows of the batch, for the statistics that run over batches.
+        """
+        kind, classes = self._entry.proxies, self.class_labels
+        assert kind is not None
+        assert classes is not None
+        geometry = kind.geometry(self.similarity, self.settings)
+        vectors = met.vectors(proxies, len(classes))
+        place = met.place if rows is None else met.place[rows]
+        pairs = against_classes(anchors, vectors, place, geometry, self.backend)
+        running = {key: getattr(self, f"running_{key}") for key in self._entry.running}
+        if self.training and self._entry.update is not None:
+            with torch.no_grad():
+                seen = pairs.detach()
+                if rows is not None:
+                    seen = against_classes(every, vectors.detach(), met.place, geometry, self.backend)
+                for key, value in self._entry.update(seen, running).items():
+                    running[key].copy_(value)
+        parts = self._terms(pairs, None, {}, tuple(value.clone() for value in running.values()))
+        self.last = Statistics.of(parts, pairs, mined=False)
+        return parts
+
+    def _chunk(self, relation: Relation, n: int, m: int) -> int | None:
+        """How many of n anchors to take at a time, where the positives of all are too many to list."""
+        if n * m <= MOST_POSITIVES or not self._entry.separable:
             return None
         if self.mining is not None and not self.mining.separable:
             return None
         positives = relation.kinship.count()
         if positives <= MOST_POSITIVES:
             return None
-        anchors = relation.kinship.order()[0]
-        return max(1, len(anchors) * MOST_POSITIVES // positives)
-
-    def _by_chunks(
-        self,
-        anchors: Tensor,
-        candidates: Tensor,
-        relation: Relation,
-        measure: Measure,
-        classes: Tensor | None,
-        learned: Mapping[str, Tensor],
-        size: int,
-    ) -> tuple[Terms, ...]:
-        """Compute some anchors at a time and, in the backward pass, once more: nothing of them is kept."""
-
-        def chunk(
-            anchors: Tensor, candidates: Tensor, rows: Tensor, learned: Mapping[str, Tensor]
-        ) -> tuple[Tensor, ...]:
-            pairs = Pairs.of(anchors[rows], candidates, relation.take(rows), measure, self.backend)
-            mined = pairs if self.mining is None else self.mining(pairs)
-            parts = self._terms(mined, None if classes is None else classes[rows], learned)
-            return tuple(x for part in parts for x in (part.total, part.count, part.active))
-
-        columns, start = [], torch.get_rng_state()
-        for rows in torch.arange(len(anchors), device=anchors.device).split(size):
-            torch.set_rng_state(start)  # what a rule draws once for a batch is the same for all its anchors
-            columns.append(checkpoint(chunk, anchors, candidates, rows, learned, use_reentrant=False))
-        whole = [torch.cat(column) for column in zip(*columns, strict=True)]
-        return tuple(Terms(*whole[k : k + 3]) for k in range(0, len(whole), 3))
-
-    def _classes(self, labels: Labels) -> Tensor | None:
-        """Return the place of each label among the classes the loss was created for, if it was for some."""
-        if self.class_labels is None:
-            return None
-        if not isinstance(labels, Tensor) or labels.ndim != 1:
-            raise NearfarError(f"{self.name} was created with classes=…, so that labels must be classes [n].")
-        place = torch.searchsorted(self.class_labels, labels).clamp_max(len(self.class_labels) - 1)
-        unknown = labels[self.class_labels[place] != labels]
-        if len(unknown):
-            raise NearfarError(
-                f"label {int(unknown[0])} is not among the {len(self.class_labels)} classes that {self.name} "
-                "was created for. Give all labels of the training set as classes=…"
-            )
-        return place
+        return max(1, n * MOST_POSITIVES // positives)
 
     def _terms(
-        self, pairs: Pairs, classes: Tensor | None, learned: Mapping[str, Tensor]
+        self,
+        pairs: Pairs,
+        classes: Tensor | None,
+        learned: Mapping[str, Tensor],
+        running: tuple[Tensor, ...] = (),
     ) -> tuple[Terms, ...]:
         own = {
             name: value[classes] if value.ndim and classes is not None else value
             for name, value in learned.items()
         }
-        value = self._entry.function(pairs, **{**self.settings, **own})
+        value = self._entry.function(pairs, *running, **{**self.settings, **own})
         if isinstance(value, tuple):
             return value
         if isinstance(value, Terms):
@@ -245,35 +353,11 @@ class Loss(nn.Module):
         valid = pairs.positive_count > 0
         if self._entry.needs == "either":
             valid = valid | (value != 0)
+        elif self._entry.needs == "nothing":
+            valid = torch.ones_like(valid)
         return (Terms(total=value, count=valid.to(value), active=(value != 0).to(value)),)
 
     def _ahead(self, weights: Tensor | None) -> bool:
         """Whether the gradient can be computed ahead: of a scalar, with nothing else to learn."""
         others = [weights, *self.settings.values()]
         return self.reduction != "none" and not any(isinstance(x, Tensor) and x.requires_grad for x in others)
-
-
-def _check_weights(weights: Any, n: int) -> None:
-    if not isinstance(weights, Tensor) or weights.shape != (n,):
-        raise NearfarError(
-            f"weights is {shown(weights) if isinstance(weights, Tensor) else type(weights).__name__} "
-            f"but there are {n} embeddings; give one weight for each anchor, as a tensor."
-        )
-    if not bool((weights >= 0).all()):
-        wrong = float(weights.detach()[~(weights >= 0)][0])
-        raise NearfarError(f"weights must not be negative; got {wrong:g}. Give 0 to leave an anchor out.")
-
-
-def _detached(parts: tuple[Terms, ...]) -> Terms:
-    return Terms(
-        *(
-            sum((getattr(part, field).detach() for part in parts[1:]), getattr(parts[0], field).detach())
-            for field in ("total", "count", "active")
-        )
-    )
-
-
-def _ranks() -> int:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 1
-    return torch.distributed.get_world_size()

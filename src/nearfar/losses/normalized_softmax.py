@@ -4,12 +4,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.proxies import Proxies, about_unit
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp, Sum, softplus
 
 
-@register_loss(needs="positive", proxies=True)
+@register_loss(needs="positive", proxies=Proxies(about_unit))
 def normalized_softmax(
     pairs: Pairs, *, temperature: float = 0.05, smoothing: float = 0.0
 ) -> Float[Tensor, " anchor"]:
@@ -19,7 +20,8 @@ def normalized_softmax(
 
         L_i = -(1-ε) log softmax(z_i)_{y_i} - ε/C Σ_c log softmax(z_i)_c
 
-    The proxies are learned with the network and left behind after training.
+    The proxies are learned with the network and left behind after training. They start as normal deviates of
+    about unit length.
 
     Args:
         temperature: τ (> 0). Smaller: the nearest proxies decide more.
@@ -38,7 +40,10 @@ def normalized_softmax(
         raise NearfarError(f"temperature must be positive; got {temperature}.")
     if not 0 <= smoothing < 1:
         raise NearfarError(f"smoothing must be at least 0 and less than 1; got {smoothing}.")
-    own = pairs.per_anchor(pairs.positives.similarity, "sum") / temperature
+    own = pairs.positives.similarity / temperature
+    if smoothing == 0:
+        (others,) = pairs.stream(LogSumExp(scale=1 / temperature))
+        return softplus(others - own)
     others, total, count = pairs.stream(LogSumExp(scale=1 / temperature), Sum(), Count())
     mean = (total / temperature + own) / (count + 1)
     return softplus(others - own) + smoothing * (own - mean)

@@ -7,6 +7,7 @@ from nearfar.errors import NearfarError
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
+from nearfar.similarity.stored import columns
 
 
 @register_loss(needs="positive")
@@ -44,6 +45,8 @@ def npair(pairs: Pairs, *, l2: float = 0.0) -> Float[Tensor, " anchor"]:
     anchor, candidate = pairs.positives.anchor, pairs.positives.candidate
     each = softplus(negatives[anchor] - pairs.positives.similarity)
     if l2 > 0:
-        ours, theirs = pairs.block.anchors.square().sum(1), pairs.block.candidates.square().sum(1)
-        each = each + l2 / 4 * (ours[anchor] + theirs[candidate])
+        ours = pairs.block.anchors.square().sum(1)
+        some, place = candidate.unique(return_inverse=True)
+        theirs = columns(*pairs.block.parts)[some].square().sum(1)
+        each = each + l2 / 4 * (ours[anchor] + theirs[place])
     return pairs.per_anchor(each, "sum") / pairs.positive_count.clamp_min(1)

@@ -103,7 +103,8 @@ def _nearest(pairs: Pairs, kinship: SameClass) -> tuple[Tensor, Tensor, Tensor]:
     # Equal ids are never compared: this leaves out the class of the nearest.
     further = Relation(kinship, block.relation.own, kinship.anchors, via)
     measure = "dot" if block.measure == "cosine" else block.measure
-    again = cast(Build, type(block))(block.anchors, block.candidates, measure, further)
+    given, stored = block.parts
+    again = cast(Build, type(block))(block.anchors, given, measure, further, stored)
     (other,) = again.stream(Interval(), none, (Max(per="candidate"),))
     return nearest, other, via
 

@@ -1,21 +1,27 @@
 """Losses by name. The signature of a loss is the only list of its settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Signature
 from typing import Literal, TypeVar, overload
 
 from torch import Tensor
 
+from nearfar.losses.proxies import Proxies
 from nearfar.losses.terms import Reduction, Terms
+from nearfar.pairs import Pairs
 from nearfar.registered import Registry
 from nearfar.similarity import Measure
 
 Formula = Callable[..., Tensor | Terms | tuple[Terms, ...]]
 Function = TypeVar("Function", bound=Formula)
-Needs = Literal["positive", "either"]
+Needs = Literal["positive", "either", "nothing"]
 View = Callable[[Tensor, Measure], tuple[Tensor, Measure]]
 """(embeddings [n, dim], similarity asked for) -> (vectors to compare, measure to compare them with)"""
+Running = Mapping[str, Tensor]
+"""Statistics of the batches so far, each a scalar, by name."""
+Update = Callable[[Pairs, Running], Running]
+"""(comparisons of a batch, statistics before it) -> statistics with it; in training, without gradient"""
 
 
 @dataclass(frozen=True)
@@ -27,24 +33,28 @@ class LossEntry:
             that are averaged each for itself and added.
         reduction: the paper's own, used when none is asked for.
         mined: the same for what a mining rule has chosen.
-        needs: what an anchor must have for its value to mean something.
-        proxies: whether the candidates are learned vectors, one for each class, instead of the batch.
+        needs: what an anchor must have for its value to mean something; "nothing" looks at no labels.
+        proxies: for a loss whose candidates are learned vectors of the classes instead of the batch.
         learned: settings that the paper learns with the network.
         per_class: whether they may be learned for each class.
         view: what is compared, where it is not the embeddings by the similarity asked for.
         separable: whether an anchor's value depends on no other anchor's, so that a batch whose positives are
             too many to list can be taken some anchors at a time.
+        running: statistics over the batches that the function takes after ``pairs``, and their start.
+        update: how a batch changes them, before the function sees them.
     """
 
     function: Formula
     reduction: Reduction
     mined: Reduction
     needs: Needs
-    proxies: bool
+    proxies: Proxies | None
     learned: tuple[str, ...]
     per_class: bool
     view: View | None
     separable: bool
+    running: Mapping[str, float]
+    update: Update | None
 
 
 registry: Registry[LossEntry] = Registry("loss")
@@ -58,11 +68,13 @@ def register_loss(
     reduction: Reduction = ...,
     mined: Reduction | None = ...,
     needs: Needs = ...,
-    proxies: bool = ...,
+    proxies: Proxies | None = ...,
     learned: tuple[str, ...] = ...,
     per_class: bool = ...,
     view: View | None = ...,
     separable: bool = ...,
+    running: Mapping[str, float] | None = ...,
+    update: Update | None = ...,
 ) -> Callable[[Function], Function]: ...
 def register_loss(
     function: Function | None = None,
@@ -70,11 +82,13 @@ def register_loss(
     reduction: Reduction = "mean",
     mined: Reduction | None = None,
     needs: Needs = "either",
-    proxies: bool = False,
+    proxies: Proxies | None = None,
     learned: tuple[str, ...] = (),
     per_class: bool = False,
     view: View | None = None,
     separable: bool = True,
+    running: Mapping[str, float] | None = None,
+    update: Update | None = None,
 ) -> Function | Callable[[Function], Function]:
     """Register a loss under the name of its function.
 
@@ -82,13 +96,16 @@ def register_loss(
         reduction: the paper's own way to average.
         mined: the same for what a mining rule has chosen, where that differs.
         needs: "positive" when an anchor without a positive has nothing to learn, "either" when a positive
-            or a negative is enough.
-        proxies: compare with learned vectors, one for each class, instead of the batch.
+            or a negative is enough, "nothing" for a loss of the embeddings alone, whatever their labels.
+        proxies: compare with learned vectors of the classes instead of the batch.
         learned: settings that the paper learns with the network: the function gets them as tensors.
         per_class: with classes=…, learn them for each class: the function gets one value for each anchor.
         view: compare something else than the embeddings by the similarity asked for, such as
             ``distances``.
         separable: False when an anchor's value depends on other anchors.
+        running: statistics over the batches, by name, and what each starts from: the function takes them
+            after ``pairs``, in this order, as scalars without gradient.
+        update: how a batch changes them in training, before the function sees them.
 
     Raises:
         NearfarError: if the name is taken.
@@ -98,7 +115,17 @@ def register_loss(
         registry.add(
             function,
             LossEntry(
-                function, reduction, mined or reduction, needs, proxies, learned, per_class, view, separable
+                function,
+                reduction,
+                mined or reduction,
+                needs,
+                proxies,
+                learned,
+                per_class,
+                view,
+                separable,
+                running or {},
+                update,
             ),
         )
         return function
@@ -123,4 +150,4 @@ def settings(name: str) -> Signature:
 
 def has_proxies(name: str) -> bool:
     """Say whether a loss learns a vector for each class, and so needs ``classes`` and ``dim``."""
-    return registry[name].proxies
+    return registry[name].proxies is not None

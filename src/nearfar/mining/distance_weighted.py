@@ -12,6 +12,7 @@ from nearfar.mining.places import counts, places
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import Measure, Sample
+from nearfar.similarity.stored import CHUNK
 
 
 @register_rule
@@ -73,8 +74,11 @@ def log_weight(
 def _check_unit_length(pairs: Pairs) -> None:
     if pairs.measure == "cosine":
         return
-    for x in (pairs.block.anchors, pairs.block.candidates):
-        length = x.detach().norm(dim=1)
+    given, stored = pairs.block.parts
+    lengths = [x.detach().norm(dim=1) for x in (given, pairs.block.anchors)]
+    if stored is not None:
+        lengths += [stored[a : a + CHUNK].norm(dim=1) for a in range(0, len(stored), CHUNK)]
+    for length in lengths:
         # Unit vectors in half precision miss by 0.004; a zero vector has no direction and is let through.
         wrong = length[(length > 0) & ((length - 1).abs() > 0.01)]
         if len(wrong):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from nearfar.models.small import Small
 
 log = logging.getLogger("nearfar")
 
-OWN: dict[str, Callable[[], nn.Module]] = {"nearfar/small": Small}
+OWN: dict[str, Callable[[], nn.Module]] = {
+    "nearfar/small": Small,
+    "nearfar/small-group-norm": partial(Small, norm="group"),
+}
 OWN_SIZE = 48
 CUSTOM = "custom"
 

@@ -1,19 +1,25 @@
 """A small residual network that trains from nothing on a CPU in minutes."""
 
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+Norm = Literal["batch", "group"]
+GROUP = 8
+"""Channels that a group norm takes together."""
+
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch norm and a way around them."""
+    """Two 3x3 convolutions with their norms and a way around them."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        self.first = convolution(inputs, outputs, 3, stride)
-        self.second = convolution(outputs, outputs, 3, 1)
+        self.first = convolution(inputs, outputs, 3, stride, norm)
+        self.second = convolution(outputs, outputs, 3, 1, norm)
         around = stride == 1 and inputs == outputs
-        self.around = nn.Identity() if around else convolution(inputs, outputs, 1, stride)
+        self.around = nn.Identity() if around else convolution(inputs, outputs, 1, stride, norm)
 
     def forward(self, x: Float[Tensor, "n inputs h w"]) -> Float[Tensor, "n outputs h2 w2"]:
         """Return the sum of both ways."""
@@ -31,17 +37,20 @@ class Small(nn.Module):
     Args:
         widths: channels of the stages; each stage between the first and the last halves the side.
         blocks: residual blocks in each stage.
+        norm: "group" normalises each image by itself, so that a batch can go through in chunks.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128), blocks: int = 1) -> None:
+    def __init__(
+        self, widths: tuple[int, ...] = (32, 64, 128), blocks: int = 1, norm: Norm = "batch"
+    ) -> None:
         super().__init__()
         self.num_features = widths[-1]
-        stem = [convolution(3, widths[0], 5, 2), nn.ReLU(), nn.MaxPool2d(2)]
+        stem = [convolution(3, widths[0], 5, 2, norm), nn.ReLU(), nn.MaxPool2d(2)]
         body, inputs = [], widths[0]
         for stage, width in enumerate(widths):
             halves = 0 < stage < len(widths) - 1
             for place in range(blocks):
-                body.append(Block(inputs, width, stride=2 if halves and place == 0 else 1))
+                body.append(Block(inputs, width, stride=2 if halves and place == 0 else 1, norm=norm))
                 inputs = width
         self.stages = nn.Sequential(*stem, *body)
 
@@ -50,8 +59,9 @@ class Small(nn.Module):
         return self.stages(images)
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
-    """Return a convolution and its batch norm."""
+def convolution(inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> nn.Sequential:
+    """Return a convolution and its norm."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs))
+    after = nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(outputs // GROUP, outputs)
+    return nn.Sequential(layer, after)

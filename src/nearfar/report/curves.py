@@ -33,6 +33,11 @@ PANELS = (
         whole=True,
     ),
     Panel("spread of the embeddings (0: all alike)", (("spread", "", "after"),), whole=True),
+    Panel("nearest negative from the memory", (("memory_share", "", "after"),), share=True, whole=True),
+    Panel(
+        "memory: cosine of new and old embeddings (1: no drift)", (("memory_drift", "", "after"),), whole=True
+    ),
+    Panel("spread of the proxies (0: all alike)", (("proxy_spread", "", "after"),), whole=True),
     Panel("gradient norm", (("gradient_norm", "", "after"),)),
 )
 

@@ -10,6 +10,7 @@ from nearfar.similarity.interval import Interval
 from nearfar.similarity.measure import Measure
 from nearfar.similarity.reductions import Reduction
 from nearfar.similarity.relation import Relation
+from nearfar.similarity.stored import Stored
 
 
 class Block(Protocol):
@@ -32,7 +33,12 @@ class Block(Protocol):
 
     @property
     def candidates(self) -> Float[Tensor, "candidate dim"]:
-        """The candidates' vectors as they are compared, in the order given."""
+        """The candidates' vectors as they are compared, in the order given, the stored ones last (copied)."""
+        ...
+
+    @property
+    def parts(self) -> tuple[Float[Tensor, "given dim"], Stored | None]:
+        """The candidates in two parts: those that may have gradient, and those that a memory stores."""
         ...
 
     def positives(
@@ -59,10 +65,27 @@ class Block(Protocol):
         """
         ...
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Block":
-        """Return the same comparisons of changed vectors; ``change`` works row by row."""
+    def map(
+        self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
+    ) -> "Block":
+        """Return the same comparisons of changed vectors; ``change`` works row by row.
+
+        Args:
+            candidates: what is done to the candidates instead, where they are not the anchors.
+        """
         ...
 
 
-Build = Callable[[Tensor, Tensor, Measure, Relation], Block]
-"""(anchors, candidates, measure, relation) -> block; the very same tensor twice is a batch against itself."""
+class Build(Protocol):
+    """Makes a block; the very same tensor as anchors and as candidates is a batch against itself."""
+
+    def __call__(
+        self,
+        anchors: Tensor,
+        candidates: Tensor,
+        measure: Measure,
+        relation: Relation,
+        stored: Stored | None = None,
+    ) -> Block:
+        """Compare anchors with candidates and, after them, with what is stored."""
+        ...

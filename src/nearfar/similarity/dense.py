@@ -12,12 +12,21 @@ from nearfar.similarity.reduce import reduce
 from nearfar.similarity.reductions import OrderStatistic, Reduction, threshold_of
 from nearfar.similarity.relation import Relation
 from nearfar.similarity.stable import full_precision, normalize
+from nearfar.similarity.stored import Stored, whole
 
 
 class DenseBlock:
     """See ``Block``."""
 
-    def __init__(self, anchors: Tensor, candidates: Tensor, measure: Measure, relation: Relation) -> None:
+    def __init__(
+        self,
+        anchors: Tensor,
+        candidates: Tensor,
+        measure: Measure,
+        relation: Relation,
+        stored: Stored | None = None,
+    ) -> None:
+        candidates = whole(candidates, stored)
         same = candidates is anchors
         self.anchors = _prepare(anchors, measure)
         self.candidates = self.anchors if same else _prepare(candidates, measure)
@@ -26,6 +35,10 @@ class DenseBlock:
 
     def __len__(self) -> int:
         return len(self.anchors)
+
+    @property
+    def parts(self) -> tuple[Tensor, None]:
+        return self.candidates, None
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -61,10 +74,13 @@ class DenseBlock:
 
         return tuple(one(reduction) for reduction in reductions)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "DenseBlock":
+    def map(
+        self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
+    ) -> "DenseBlock":
         block = object.__new__(DenseBlock)
         block.anchors = change(self.anchors)
-        block.candidates = block.anchors if self.candidates is self.anchors else change(self.candidates)
+        same = self.candidates is self.anchors and candidates is None
+        block.candidates = block.anchors if same else (candidates or change)(self.candidates)
         block.measure, block.relation = self.measure, self.relation
         return block
 

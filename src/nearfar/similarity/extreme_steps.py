@@ -5,7 +5,7 @@ from torch import Tensor
 
 from nearfar.similarity.layout import Side
 from nearfar.similarity.reduce import largest
-from nearfar.similarity.steps import edges_of
+from nearfar.similarity.steps import edges_of, forked
 from nearfar.similarity.tile import BIG, Edge, Tile, Weights
 
 PART = 256
@@ -48,13 +48,14 @@ class ExtremeStep:
     def visit(self, tile: Tile) -> bool:
         for edge in edges_of(tile, self.over_candidates):
             for k in range(len(self.value)):
-                best, part = self._best(edge, k)
-                value, where = self.value[k, edge.rows], self.where[k, edge.rows]
-                # Of equal values the first counts, whatever the order of the visits.
-                better = (best > value) | ((best == value) & (where > part))
-                where.copy_(torch.where(better, part, where))
-                torch.maximum(value, best, out=value)
+                self._take(self.value[k, edge.rows], self.where[k, edge.rows], *self._best(edge, k))
         return False
+
+    def fork(self) -> "ExtremeStep":
+        return forked(self, "value", "where")
+
+    def join(self, other: "ExtremeStep") -> None:
+        self._take(self.value, self.where, other.value, other.where)
 
     def result(self) -> Tensor:
         value = self.value.masked_fill(self.value < -BIG / 10, -torch.inf) * self.sign
@@ -67,6 +68,12 @@ class ExtremeStep:
 
     def weigh(self, tile: Tile, weights: Weights) -> None:
         """Nothing to add: the gradient has one entry a row."""
+
+    def _take(self, value: Tensor, where: Tensor, best: Tensor, part: Tensor) -> None:
+        # Of equal values the first counts, whatever the order of the visits.
+        better = (best > value) | ((best == value) & (where > part))
+        where.copy_(torch.where(better, part, where))
+        torch.maximum(value, best, out=value)
 
     def _best(self, edge: Edge, k: int) -> tuple[Tensor, Tensor]:
         """Each row's extreme in the tile, and the number of the part of the other side that holds it."""
@@ -109,17 +116,26 @@ class TopKStep:
                 out = edge.buffer("values")
                 s = torch.sub(edge.inside, 1.0, out=out).mul_(BIG).add_(s)
             value, place = largest(s, min(self.k, s.shape[1]))
-            value = torch.cat([self.value[edge.rows], value], 1)
-            place = torch.cat([self.place[edge.rows], place + self.columns.blocks[edge.other].start], 1)
-            # By value and then by place: of equals the first counts, whatever the order of the visits.
-            order = place.argsort(dim=1)
-            order = order.gather(1, value.gather(1, order).argsort(dim=1, descending=True, stable=True))
-            self.value[edge.rows] = value.gather(1, order[:, : self.k])
-            self.place[edge.rows] = place.gather(1, order[:, : self.k])
+            self._take(edge.rows, value, place + self.columns.blocks[edge.other].start)
         return False
+
+    def fork(self) -> "TopKStep":
+        return forked(self, "value", "place")
+
+    def join(self, other: "TopKStep") -> None:
+        self._take(slice(None), other.value, other.place)
 
     def result(self) -> Tensor:
         return self.place.masked_fill(self.value < -BIG / 10, -1)
+
+    def _take(self, rows: slice, value: Tensor, place: Tensor) -> None:
+        value = torch.cat([self.value[rows], value], 1)
+        place = torch.cat([self.place[rows], place], 1)
+        # By value and then by place: of equals the first counts, whatever the order of the visits.
+        order = place.argsort(dim=1)
+        order = order.gather(1, value.gather(1, order).argsort(dim=1, descending=True, stable=True))
+        self.value[rows] = value.gather(1, order[:, : self.k])
+        self.place[rows] = place.gather(1, order[:, : self.k])
 
     def receive(self, gradient: Tensor | None) -> None:
         """Nothing: places have no gradient."""

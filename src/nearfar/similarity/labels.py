@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+MANY = 8
+"""Candidates for each anchor from which only those of the anchors' classes are put in order."""
+
 PairList = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
 
 
@@ -46,6 +49,10 @@ class Kinship(Protocol):
         """Keep only some of the anchors."""
         ...
 
+    def among(self, some: slice) -> "Kinship":
+        """Keep only a run of the candidates."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class SameClass:
@@ -74,7 +81,7 @@ class SameClass:
 
     def order(self) -> tuple[Tensor, Tensor]:
         """Order class by class, in the order in which the candidates' classes first appear."""
-        labels, by_label = self._sorted
+        labels, by_label = self.candidates.sort(stable=True)
         classes, run = torch.unique_consecutive(labels, return_inverse=True)
         start = torch.searchsorted(run, torch.arange(len(classes), device=run.device))
         # The sort is stable: the first of a run is the first of its class.
@@ -91,10 +98,17 @@ class SameClass:
     def take(self, rows: Tensor) -> "SameClass":
         return SameClass(self.anchors[rows], self.candidates)
 
+    def among(self, some: slice) -> "SameClass":
+        return SameClass(self.anchors, self.candidates[some])
+
     @cached_property
     def _sorted(self) -> tuple[Tensor, Tensor]:
-        """The candidates' labels in order, and which candidate each is of."""
-        return self.candidates.sort(stable=True)
+        """The candidates' labels in order, and which candidate each is of; at least the anchors' labels."""
+        if len(self.candidates) < MANY * len(self.anchors):
+            return self.candidates.sort(stable=True)
+        some = _perhaps_among(self.candidates, self.anchors)
+        labels, order = self.candidates[some].sort(stable=True)
+        return labels, some[order]
 
     @cached_property
     def _range(self) -> tuple[Tensor, Tensor]:
@@ -133,6 +147,9 @@ class SharedTag:
 
     def take(self, rows: Tensor) -> "SharedTag":
         return SharedTag(self.anchors[rows], self.candidates)
+
+    def among(self, some: slice) -> "SharedTag":
+        return SharedTag(self.anchors, self.candidates[some])
 
     def _chunks(self) -> tuple[Tensor, ...]:
         size = max(1, 2**22 // max(1, len(self.candidates)))
@@ -179,10 +196,27 @@ class Listed:
         near, pair = SameClass(rows[order], self.anchor).pairs()
         return Listed.of(torch.stack([order[near], self.candidate[pair]], 1), len(rows), self.candidates)
 
+    def among(self, some: slice) -> "Listed":
+        here = (self.candidate >= some.start) & (self.candidate < some.stop)
+        return Listed(
+            self.anchor[here], self.candidate[here] - some.start, self.anchors, some.stop - some.start
+        )
+
 
 def matches(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> PairList:
     """List all (i, j) with a_i = b_j."""
     return SameClass(a, b).pairs()
+
+
+def _perhaps_among(many: Int[Tensor, " m"], few: Int[Tensor, " n"]) -> Int[Tensor, " some"]:
+    """Return where the values of ``many`` are among ``few``, and a few more places, without a search."""
+
+    def place(values: Tensor) -> Tensor:
+        return (values ^ (values >> 16)) & 0xFFFF
+
+    seen = torch.zeros(2**16, dtype=torch.bool, device=few.device)
+    seen[place(few)] = True
+    return torch.nonzero(seen[place(many)]).squeeze(1)
 
 
 def _first_tag(tags: Tensor) -> Tensor:

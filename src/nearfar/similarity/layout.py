@@ -5,60 +5,129 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from nearfar.similarity.labels import SameClass
 from nearfar.similarity.relation import Relation
 
+WIDE = 8
+"""Candidates for each anchor from which rows stay in the order given: to sort them would cost too much."""
+LANES = 4
+"""Parts of the work that change nothing in common, so that threads need not wait for each other."""
+WIDEST = 2**13
+"""Columns of a tile at most."""
+
 
 @dataclass(frozen=True)
 class Side:
-    """One set of rows: their order and how they are cut into blocks."""
+    """One set of rows: their order and how they are cut into blocks.
 
-    order: Int[Tensor, " row"]
+    Attributes:
+        size: rows of a block.
+        order: which row lies at each place; None where they lie in the order given.
+        border: a place at which a block ends and another begins, or None.
+    """
+
+    count: int
     size: int
+    order: Int[Tensor, " row"] | None
+    border: int | None = None
 
     def __len__(self) -> int:
-        return len(self.order)
+        return self.count
 
     @cached_property
-    def place(self) -> Int[Tensor, " row"]:
-        """Where each row lies in the order."""
+    def place(self) -> Int[Tensor, " row"] | None:
+        """Where each row lies in the order; None where that is the order given."""
+        if self.order is None:
+            return None
         place = torch.empty_like(self.order)
         place[self.order] = torch.arange(len(self.order), device=place.device)
         return place
 
     @cached_property
     def blocks(self) -> list[slice]:
-        return [slice(a, min(a + self.size, len(self))) for a in range(0, len(self), self.size)]
+        border = self.count if self.border is None else self.border
+        parts = [(0, border), (border, self.count)]
+        return [
+            slice(a, min(a + self.size, end)) for start, end in parts for a in range(start, end, self.size)
+        ]
+
+    def places(self, rows: Int[Tensor, "*some"]) -> Int[Tensor, "*some"]:
+        """Say where some rows lie."""
+        return rows if self.place is None else self.place[rows]
+
+    def rows(self, places: Int[Tensor, "*some"]) -> Int[Tensor, "*some"]:
+        """Say which rows lie at some places; -1, none, stays -1."""
+        if self.order is None:
+            return places
+        return torch.cat([self.order, self.order.new_full((1,), -1)])[places]
+
+    def sorted(self, values: Shaped[Tensor, "row *rest"]) -> Shaped[Tensor, "row *rest"]:
+        """Bring one value for each row into the order of places."""
+        return values if self.order is None else values[self.order]
+
+    def unsorted(self, values: Shaped[Tensor, "row *rest"]) -> Shaped[Tensor, "row *rest"]:
+        """Bring one value for each place into the order of rows."""
+        return values if self.place is None else values[self.place]
+
+    def locate(self, place: Int[Tensor, " some"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the block that each place lies in, where this starts and how many rows it has."""
+        if self.border is None:
+            block = place // self.size
+            start, end = block * self.size, self.count
+        else:
+            before = -(-self.border // self.size)
+            first = place < self.border
+            behind = (place - self.border) // self.size
+            block = torch.where(first, place // self.size, before + behind)
+            start = torch.where(first, block * self.size, self.border + behind * self.size)
+            end = torch.where(first, self.border, self.count)
+        return block, start, (end - start).clamp_max_(self.size)
 
 
 class Layout:
     """Rows and columns sorted so that pairs of one kind lie close together, cut into tiles.
 
+    Where candidates are very many, or some of them stored, all rows stay in the order given.
+
     Attributes:
         symmetric: a batch against itself: the tiles on and above the diagonal hold every pair.
         anchors, candidates: the order and the blocks of each side.
+        lanes: into how many lanes the blocks of columns are dealt; each has its own sums over the rows.
     """
 
-    def __init__(self, relation: Relation, anchors: int, candidates: int, tile: int, symmetric: bool) -> None:
-        order, candidate_order = relation.kinship.order()
+    def __init__(
+        self,
+        relation: Relation,
+        anchors: int,
+        candidates: int,
+        tile: int,
+        symmetric: bool,
+        border: int | None = None,
+    ) -> None:
+        as_given = border is not None or (not symmetric and candidates >= WIDE * anchors)
+        order, candidate_order = (None, None) if as_given else relation.kinship.order()
         self.relation = relation
         self.symmetric = symmetric
-        rows, columns = _sizes(anchors, candidates, tile, self.symmetric)
-        self.anchors = Side(order, rows)
-        self.candidates = self.anchors if self.symmetric else Side(candidate_order, columns)
+        self.as_given = as_given
+        self.lanes = max(1, LANES // max(1, -(-anchors // tile))) if as_given else 1
+        rows, columns = _sizes(anchors, candidates, tile, symmetric, self.lanes)
+        self.anchors = Side(anchors, rows, order)
+        self.candidates = (
+            self.anchors if self.symmetric else Side(candidates, columns, candidate_order, border)
+        )
 
     def others(self) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
         """Every pair (row, column) that is no negative, in sorted places."""
         anchor, candidate = self.relation.not_negative()
-        return self.anchors.place[anchor], self.candidates.place[candidate]
+        return self.anchors.places(anchor), self.candidates.places(candidate)
 
     @property
     def pairs_lie_together(self) -> bool:
         """Whether the positives of rows that lie together lie together too."""
-        return isinstance(self.relation.kinship, SameClass)
+        return not self.as_given and isinstance(self.relation.kinship, SameClass)
 
     @cached_property
     def class_size(self) -> int | None:
@@ -92,15 +161,13 @@ class Layout:
     @cached_property
     def _by_tile(self) -> tuple[Tensor, list[int]]:
         row, column = self.others()
-        width = self.candidates.size
-        i, j = row // self.anchors.size, column // width
+        i, first_row, _ = self.anchors.locate(row)
+        j, first_column, width = self.candidates.locate(column)
+        flat = (row - first_row) * width + (column - first_column)
         if self.symmetric:
             upper = i <= j
-            row, column, i, j = row[upper], column[upper], i[upper], j[upper]
+            flat, i, j = flat[upper], i[upper], j[upper]
         tile = i * len(self.candidates.blocks) + j
-        # The last block of columns may be narrower than the others.
-        width = (len(self.candidates) - j * width).clamp_max_(width)
-        flat = (row - i * self.anchors.size) * width + (column - j * self.candidates.size)
         count = torch.bincount(tile, minlength=len(self.anchors.blocks) * len(self.candidates.blocks))
         return flat[torch.argsort(tile)], [0, *count.cumsum(0).tolist()]
 
@@ -118,11 +185,11 @@ class Layout:
         return (row[order], other[order]), torch.searchsorted(other[order], edges).tolist()
 
 
-def _sizes(anchors: int, candidates: int, tile: int, symmetric: bool) -> tuple[int, int]:
+def _sizes(anchors: int, candidates: int, tile: int, symmetric: bool, lanes: int) -> tuple[int, int]:
     """Choose the sides of a tile: about ``tile`` squared, in blocks enough for two threads, or for four.
 
     Blocks are of nearly the same size. The number of threads plays no part, so that sums do not depend on it.
     """
-    blocks = max(min(2 if symmetric else 4, anchors), -(-anchors // tile))
+    blocks = max(min(2 if symmetric else LANES // lanes, anchors), -(-anchors // tile))
     rows = max(1, -(-anchors // max(1, blocks)))
-    return (rows, rows) if symmetric else (rows, max(1, min(candidates, tile * tile // rows)))
+    return (rows, rows) if symmetric else (rows, max(1, min(candidates, tile * tile // rows, WIDEST)))

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.similarity.stored import Stored, columns
 from nearfar.similarity.threads import in_turn, plainly
 
 ROWS = 256
@@ -35,20 +36,30 @@ def panel_similarity(
     y: Float[Tensor, "column dim"],
     row: Int[Tensor, " pair"],
     column: Int[Tensor, " pair"],
+    block: Int[Tensor, " pair"] | None = None,
+    stored: Stored | None = None,
 ) -> Float[Tensor, " pair"]:
-    """<x_row, y_column> of listed pairs without repeats, differentiable; ``y`` may be ``x`` itself."""
-    order = torch.argsort(row, stable=True)
-    panels = _panels(row[order], column[order], len(x))
-    values = _Panels.apply(x, None if y is x else y, panels)
+    """<x_row, y_column> of listed pairs without repeats, differentiable; ``y`` may be ``x`` itself.
+
+    Args:
+        block: which block of columns each pair lies in, where those of a row lie far apart.
+        stored: what follows the rows of ``y``, without gradient.
+    """
+    group = row // ROWS
+    if block is not None:
+        group = group * (int(block.max()) + 1 if len(block) else 1) + block
+    order = torch.argsort(group, stable=True)
+    panels = _panels(row[order], column[order], group[order], len(x))
+    values = _Panels.apply(x, None if y is x else y, panels, stored)
     return torch.empty_like(values).index_copy(0, order, values)
 
 
 class _Panels(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor | None, panels: list[Panel]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor | None, panels: list[Panel], stored: Stored | None) -> Tensor:
         ctx.save_for_backward(x, y)
-        ctx.panels = panels
-        left, right = x.detach(), (x if y is None else y).detach()
+        ctx.panels, ctx.stored = panels, stored
+        left, right = x.detach(), columns((x if y is None else y).detach(), stored)
         values = x.new_zeros(panels[-1].pairs.stop if panels else 0)
 
         def work(index: int) -> None:
@@ -67,27 +78,29 @@ class _Panels(torch.autograd.Function):
         panels: list[Panel] = ctx.panels
         dx = torch.zeros_like(x)
         dy = dx if y is None else torch.zeros_like(y)
+        right = columns(x if y is None else y, ctx.stored)
 
         def work(index: int) -> None:
             panel = panels[index]
-            rows, columns = panel.rows, panel.columns
-            weights = x.new_zeros(rows.stop - rows.start, columns.stop - columns.start)
+            rows, there = panel.rows, panel.columns
+            weights = x.new_zeros(rows.stop - rows.start, there.stop - there.start)
             weights.view(-1)[panel.flat] = gradient[panel.pairs]
-            dx[rows].addmm_(weights, (x if y is None else y)[columns])
-            dy[columns].addmm_(weights.mT, x[rows])
+            dx[rows].addmm_(weights, right[there])
+            if there.stop <= len(dy):  # what is stored has no gradient
+                dy[there].addmm_(weights.mT, x[rows])
 
         in_turn(work, _keys(panels, shared=y is None))
-        return dx, None if y is None else dy, None
+        return dx, None if y is None else dy, None, None
 
 
-def _panels(row: Tensor, column: Tensor, rows: int) -> list[Panel]:
-    starts = torch.arange(0, rows, ROWS, device=row.device)
-    first = [*torch.searchsorted(row, starts).tolist(), len(row)]
+def _panels(row: Tensor, column: Tensor, group: Tensor, rows: int) -> list[Panel]:
+    """Return one panel for each group of pairs; these are listed group by group, each within ROWS rows."""
+    sizes = torch.unique_consecutive(group, return_counts=True)[1]
+    ends = sizes.cumsum(0).tolist()
     panels = []
-    for k, start in enumerate(range(0, rows, ROWS)):
-        pairs = slice(first[k], first[k + 1])
-        if pairs.start == pairs.stop:
-            continue
+    for first, last in zip([0, *ends], ends, strict=False):
+        pairs = slice(first, last)
+        start = int(row[first]) // ROWS * ROWS
         there = column[pairs]
         low, high = int(there.min()), int(there.max()) + 1
         flat = (row[pairs] - start) * (high - low) + (there - low)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nearfar.similarity.measure import Measure, is_product, row_by_row
 from nearfar.similarity.product import choose_product
+from nearfar.similarity.stored import Columns, Stored, columns, longest
 from nearfar.similarity.threads import plainly
 from nearfar.similarity.tile import scratch
 
@@ -25,7 +26,7 @@ class Inner:
     def dtype(self) -> torch.dtype:
         return self.x.dtype
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
+    def __init__(self, x: Tensor, y: Tensor | Columns) -> None:
         self.x, self.y = x, y
         self.product = (
             choose_product(x.shape[1], x.device) if x.dtype == torch.float32 else lambda a, b, _: a @ b.mT
@@ -33,8 +34,8 @@ class Inner:
 
     def bounds(self) -> tuple[float, float]:
         """Between what similarities must lie (Cauchy and Schwarz)."""
-        largest = _largest_norm(self.x)
-        limit = 1.0001 * largest * (largest if self.y is self.x else _largest_norm(self.y))
+        largest = float(longest(self.x))
+        limit = 1.0001 * largest * (largest if self.y is self.x else _longest(self.y))
         return -limit, limit
 
     def tile(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
@@ -64,19 +65,21 @@ class Distances:
     after the common mean is taken off; the few pairs nearer than NEAR are computed from their differences.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, squared: bool) -> None:
-        mean = y.double().mean(0) if len(y) else 0.0
+    def __init__(self, x: Tensor, y: Tensor | Columns, squared: bool) -> None:
+        given = y.given if isinstance(y, Columns) else y
+        mean = given.double().mean(0) if len(given) else 0.0
         self.dtype, self.squared = x.dtype, squared
         self.x = x.double() - mean
-        self.y = self.x if y is x else y.double() - mean
+        self.y = self.x if y is x else given.double() - mean
         self.xx, self.yy = self.x.square().sum(1), self.y.square().sum(1)
+        if isinstance(y, Columns):
+            # What is stored is brought to float64 a tile at a time.
+            self.y = Columns(self.y, y.stored.changed(lambda some: some.double() - mean))
 
     def bounds(self) -> tuple[float, float]:
-        limit = (
-            1.0001 * float(self.xx.sqrt().max() + self.yy.sqrt().max())
-            if len(self.xx) and len(self.yy)
-            else 0.0
-        )
+        if not (len(self.x) and len(self.y)):
+            return 0.0, 0.0
+        limit = 1.0001 * (float(self.xx.sqrt().max()) + _longest(self.y))
         return -(limit * limit if self.squared else limit), 0.0
 
     def tile(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
@@ -85,7 +88,8 @@ class Distances:
             return torch.empty(len(x), len(y), dtype=self.dtype, device=x.device)
         square = scratch.get("square", (len(x), len(y)), torch.float64, x.device)
         torch.mm(x, y.mT, out=square)
-        norms = self.xx[rows, None], self.yy[None, columns]
+        yy = y.square().sum(1) if isinstance(self.y, Columns) else self.yy[columns]
+        norms = self.xx[rows, None], yy[None]
         square.mul_(-2.0).add_(norms[0]).add_(norms[1])
         scale = float(norms[0].max() + norms[1].max())
         if float(square.min()) < NEAR * scale:
@@ -120,7 +124,7 @@ class Distances:
 Similarities = Inner | Distances
 
 
-def similarities(x: Tensor, y: Tensor, measure: Measure) -> Similarities:
+def similarities(x: Tensor, y: Tensor | Columns, measure: Measure) -> Similarities:
     """Return the tiles of a measure; ``y`` may be ``x`` itself."""
     return Inner(x, y) if is_product(measure) else Distances(x, y, squared=measure == "squared_euclidean")
 
@@ -130,13 +134,19 @@ class _AtPairs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor | None, row: Tensor, column: Tensor, measure: Measure
+        ctx: Any,
+        x: Tensor,
+        y: Tensor | None,
+        row: Tensor,
+        column: Tensor,
+        measure: Measure,
+        stored: tuple[Stored | None, Stored | None],
     ) -> Tensor:
         ctx.save_for_backward(x, y, row, column)
-        ctx.measure = measure
-        y = x if y is None else y
+        ctx.measure, ctx.stored = measure, stored
+        left, right = columns(x, stored[0]), columns(x if y is None else y, stored[1])
         parts = [
-            row_by_row(x[i], y[j], measure)
+            row_by_row(left[i], right[j], measure)
             for i, j in zip(row.split(CHUNK), column.split(CHUNK), strict=True)
         ]
         return torch.cat(parts) if parts else x.new_zeros(0)
@@ -147,36 +157,52 @@ class _AtPairs(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (gradient,), (x, y, row, column) = grad_outputs, ctx.saved_tensors
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        if y is None:
-            push_pairs(gradient, x, x, row, column, ctx.measure, dx, dx)
-            return dx, None, None, None, None
-        dy = torch.zeros_like(y) if ctx.needs_input_grad[1] else None
-        push_pairs(gradient, x, y, row, column, ctx.measure, dx, dy)
-        return dx, dy, None, None, None
+        dy = dx if y is None else torch.zeros_like(y) if ctx.needs_input_grad[1] else None
+        left, right = columns(x, ctx.stored[0]), columns(x if y is None else y, ctx.stored[1])
+        push_pairs(gradient, left, right, row, column, ctx.measure, dx, dy)
+        return dx, None if y is None else dy, None, None, None, None
 
 
 def push_pairs(
     gradient: Tensor,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Columns,
+    y: Tensor | Columns,
     row: Tensor,
     column: Tensor,
     measure: Measure,
     dx: Tensor | None,
     dy: Tensor | None,
 ) -> None:
-    """Add the gradient of listed similarities to ``dx`` and ``dy``."""
+    """Add the gradient of listed similarities to ``dx`` and ``dy``; stored rows have none."""
     for i, j, g in zip(row.split(CHUNK), column.split(CHUNK), gradient.split(CHUNK), strict=True):
         by_row, by_column = _slopes(x[i], y[j], measure)
-        if dx is not None:
-            dx.index_add_(0, i, by_row.mul_(g[:, None]))
-        if dy is not None:
-            dy.index_add_(0, j, by_column.mul_(g[:, None]))
+        _add_rows(dx, x, i, by_row.mul_(g[:, None]))
+        _add_rows(dy, y, j, by_column.mul_(g[:, None]))
 
 
-def at_pairs(x: Tensor, y: Tensor, row: Tensor, column: Tensor, measure: Measure) -> Tensor:
-    """Similarity of row ``row[k]`` of x with row ``column[k]`` of y; nothing of size [pair, dim] is kept."""
-    return _AtPairs.apply(x, None if y is x else y, row, column, measure)  # pyrefly: ignore
+def _add_rows(gradient: Tensor | None, x: Tensor | Columns, rows: Tensor, values: Tensor) -> None:
+    if gradient is None:
+        return
+    if isinstance(x, Columns):
+        given = rows < len(gradient)
+        rows, values = rows[given], values[given]
+    gradient.index_add_(0, rows, values)
+
+
+def at_pairs(
+    x: Tensor,
+    y: Tensor,
+    row: Tensor,
+    column: Tensor,
+    measure: Measure,
+    stored: tuple[Stored | None, Stored | None] = (None, None),
+) -> Tensor:
+    """Similarity of row ``row[k]`` of x with row ``column[k]`` of y; nothing of size [pair, dim] is kept.
+
+    Args:
+        stored: what follows the rows of x and of y, without gradient.
+    """
+    return _AtPairs.apply(x, None if y is x else y, row, column, measure, stored)  # pyrefly: ignore
 
 
 def _slopes(x: Tensor, y: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
@@ -192,5 +218,5 @@ def _slopes(x: Tensor, y: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
     return difference, -difference
 
 
-def _largest_norm(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x, dim=1).max()) if len(x) else 0.0
+def _longest(x: Tensor | Columns) -> float:
+    return max(float(longest(x.given)), x.stored.longest()) if isinstance(x, Columns) else float(longest(x))

@@ -14,6 +14,7 @@ from nearfar.similarity.reductions import (
     Reduction,
     Sample,
     SigmoidSquareSum,
+    SigmoidSum,
     SoftMean,
     SoftplusSum,
     SquaredHingeSum,
@@ -53,6 +54,8 @@ def reduce(s: Tensor, keep: Tensor, reduction: Reduction, threshold: Threshold) 
             return ((s - t).clamp_min(0).square() * keep).sum(1)
         case SoftplusSum(scale=scale):
             return (softplus(scale * (s - t)) * keep).sum(1) / scale
+        case SigmoidSum(scale=scale, cap=cap):
+            return (torch.sigmoid(scale * (s - t).clamp_max(cap)) * keep).sum(1)
         case SigmoidSquareSum(scale=scale):
             return (torch.sigmoid(scale * (s - t)).square() * keep).sum(1)
         case OrderStatistic(rank=rank):

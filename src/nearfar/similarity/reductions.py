@@ -12,6 +12,7 @@ similarity, each gives one value per anchor:
     HingeSum(t)                 Σ max(0, s_ij - t)
     SquaredHingeSum(t)          Σ max(0, s_ij - t)²
     SoftplusSum(t, a)           Σ log(1 + exp(a (s_ij - t))) / a
+    SigmoidSum(t, a, c)         Σ σ(a min(s_ij - t, c))
     SigmoidSquareSum(t, a)      Σ σ(a (s_ij - t))²
     OrderStatistic(r)           the r-th largest s_ij, of each anchor or of the whole batch (no gradient)
     Sample(w, k)                k candidates drawn with replacement, with weights exp w(s_ij): [n, k]
@@ -113,6 +114,14 @@ class SoftplusSum:
 
 
 @dataclass(frozen=True, eq=False)
+class SigmoidSum:
+    threshold: Threshold
+    scale: float = 1.0
+    cap: float = inf
+    per: Per = "anchor"
+
+
+@dataclass(frozen=True, eq=False)
 class SigmoidSquareSum:
     threshold: Threshold
     scale: float = 1.0
@@ -157,6 +166,7 @@ Reduction = (
     | HingeSum
     | SquaredHingeSum
     | SoftplusSum
+    | SigmoidSum
     | SigmoidSquareSum
     | OrderStatistic
     | Sample
@@ -166,7 +176,7 @@ Reduction = (
 def threshold_of(reduction: Reduction) -> Threshold:
     """Return the value a reduction compares similarities with; 0 where it compares with none."""
     match reduction:
-        case HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSquareSum():
+        case HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSum() | SigmoidSquareSum():
             return reduction.threshold
         case Max() | ArgMax():
             return reduction.below

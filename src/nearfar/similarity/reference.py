@@ -18,6 +18,7 @@ from nearfar.similarity.reductions import (
     Reduction,
     Sample,
     SigmoidSquareSum,
+    SigmoidSum,
     SoftMean,
     SoftplusSum,
     SquaredHingeSum,
@@ -27,12 +28,21 @@ from nearfar.similarity.reductions import (
 )
 from nearfar.similarity.relation import Relation
 from nearfar.similarity.stable import normalize
+from nearfar.similarity.stored import Stored, whole
 
 
 class ReferenceBlock:
     """See ``Block``."""
 
-    def __init__(self, anchors: Tensor, candidates: Tensor, measure: Measure, relation: Relation) -> None:
+    def __init__(
+        self,
+        anchors: Tensor,
+        candidates: Tensor,
+        measure: Measure,
+        relation: Relation,
+        stored: Stored | None = None,
+    ) -> None:
+        candidates = whole(candidates, stored)
         same = candidates is anchors
         self.anchors = _prepare(anchors, measure)
         self.candidates = self.anchors if same else _prepare(candidates, measure)
@@ -41,6 +51,10 @@ class ReferenceBlock:
 
     def __len__(self) -> int:
         return len(self.anchors)
+
+    @property
+    def parts(self) -> tuple[Tensor, None]:
+        return self.candidates, None
 
     def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         return self.at(anchor, candidate)
@@ -59,10 +73,13 @@ class ReferenceBlock:
     ) -> tuple[Tensor, ...]:
         return tuple(self._stream_one(interval, owners, reduction) for reduction in reductions)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "ReferenceBlock":
+    def map(
+        self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
+    ) -> "ReferenceBlock":
         block = object.__new__(ReferenceBlock)
         block.anchors = change(self.anchors)
-        block.candidates = block.anchors if self.candidates is self.anchors else change(self.candidates)
+        same = self.candidates is self.anchors and candidates is None
+        block.candidates = block.anchors if same else (candidates or change)(self.candidates)
         block.measure, block.relation = self.measure, self.relation
         return block
 
@@ -146,6 +163,8 @@ def _define(  # noqa: PLR0912, one case a reduction
             return (s - t).clamp_min(0).square().sum()
         case SoftplusSum(scale=scale):
             return torch.logaddexp(scale * (s - t), torch.zeros_like(s)).sum() / scale
+        case SigmoidSum(scale=scale, cap=cap):
+            return torch.sigmoid(scale * (s - t).clamp_max(cap)).sum()
         case SigmoidSquareSum(scale=scale):
             return torch.sigmoid(scale * (s - t)).square().sum()
         case OrderStatistic(rank=rank):

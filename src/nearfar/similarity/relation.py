@@ -74,3 +74,16 @@ class Relation:
             rows=rows if self.rows is None else self.rows[rows],
             symmetric=False,
         )
+
+    def among(self, some: slice) -> "Relation":
+        """Keep only a run of the candidates."""
+        own = self.own
+        if own is not None:
+            own = torch.where((own >= some.start) & (own < some.stop), own - some.start, -1)
+        return replace(
+            self,
+            kinship=self.kinship.among(some),
+            own=own,
+            candidate_ids=None if self.candidate_ids is None else self.candidate_ids[some],
+            symmetric=False,
+        )

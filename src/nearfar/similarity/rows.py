@@ -18,19 +18,20 @@ MOVED = 2**18
 
 class _SortedRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, unit: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, order: Tensor | None, unit: bool) -> Tensor:
         rows = torch.empty_like(x, dtype=full_precision(x[:0]).dtype)
         inverse = rows.new_empty(len(x), 1) if unit else None
 
         def work(index: int) -> None:
             part = slice(index * CHUNK, (index + 1) * CHUNK)
-            some = full_precision(x[order[part]])
+            some = full_precision(x[part if order is None else order[part]])
             if inverse is not None:
                 length = torch.linalg.vector_norm(some, dim=1, keepdim=True)
                 zero = length == 0
                 inverse[part] = length.masked_fill_(zero, 1.0).reciprocal_().masked_fill_(zero, 0.0)
-                some.mul_(inverse[part])
-            rows[part] = some
+                torch.mul(some, inverse[part], out=rows[part])
+            else:
+                rows[part] = some
 
         _by_chunks(work, len(x))
         ctx.save_for_backward(order, inverse, rows if unit else None)
@@ -51,15 +52,16 @@ class _SortedRows(torch.autograd.Function):
             along = (y * g).sum(1, keepdim=True)
             g.addcmul_(y, along, value=-1.0).mul_(inverse[part])
 
-        few = max(8, MOVED // max(1, len(order)))
+        few = max(8, MOVED // max(1, len(gradient)))
 
         def put_back(index: int) -> None:
             columns = gradient[:, index * few : (index + 1) * few]
             columns[order] = columns.clone()
 
         if inverse is not None:
-            _by_chunks(work, len(order))
-        in_turn(put_back, [(index,) for index in range(-(-gradient.shape[1] // few))])
+            _by_chunks(work, len(gradient))
+        if order is not None:
+            in_turn(put_back, [(index,) for index in range(-(-gradient.shape[1] // few))])
         return gradient.to(ctx.dtype), None, None
 
 
@@ -67,6 +69,14 @@ def _by_chunks(work: Callable[[int], None], rows: int) -> None:
     in_turn(work, [(index,) for index in range(-(-rows // CHUNK))])
 
 
-def sorted_rows(x: Float[Tensor, "n dim"], order: Int[Tensor, " n"], unit: bool) -> Float[Tensor, "n dim"]:
-    """Return ``x[order]``, at least float32, scaled to unit length if ``unit`` (a zero row stays zero)."""
+def sorted_rows(
+    x: Float[Tensor, "n dim"], order: Int[Tensor, " n"] | None, unit: bool
+) -> Float[Tensor, "n dim"]:
+    """Return ``x[order]``, at least float32, scaled to unit length if ``unit`` (a zero row stays zero).
+
+    Args:
+        order: None for the order given; ``x`` itself comes back where nothing is to be done.
+    """
+    if order is None and not unit and full_precision(x[:0]).dtype == x.dtype:
+        return x
     return _SortedRows.apply(x, order, unit)  # pyrefly: ignore

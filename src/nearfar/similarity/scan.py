@@ -12,10 +12,21 @@ from nearfar.similarity.layout import Layout
 from nearfar.similarity.products import Similarities
 from nearfar.similarity.softmax_steps import SoftmaxStep
 from nearfar.similarity.steps import CurveStep
+from nearfar.similarity.stored import Columns
 from nearfar.similarity.threads import in_turn
 from nearfar.similarity.tile import Tile, Weights
 
 AnyStep = CurveStep | SoftmaxStep | ExtremeStep | TopKStep
+
+
+class Lane:
+    """Steps, by the similarity that ignores a pair, and a gradient of the rows, for some of the tiles."""
+
+    def __init__(self, steps: Sequence[AnyStep], dx: Tensor | None) -> None:
+        self.steps, self.dx = steps, dx
+        self.groups: dict[float, list[AnyStep]] = {}
+        for step in steps:
+            self.groups.setdefault(step.fill, []).append(step)
 
 
 @dataclass
@@ -36,27 +47,32 @@ class Scan:
     symmetric: bool
     active: list[tuple[int, int]] | None = None
 
-    def __post_init__(self) -> None:
-        self.groups: dict[float, list[AnyStep]] = {}
-        for step in self.steps:
-            self.groups.setdefault(step.fill, []).append(step)
+    def forward(
+        self, with_weights: bool, need_y: bool, only_stored: bool = False
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Visit every tile; ``with_weights`` also gathers the gradient for an upstream of 1 everywhere.
 
-    def forward(self, with_weights: bool, need_y: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Visit every tile; ``with_weights`` also gathers the gradient for an upstream of 1 everywhere."""
+        Args:
+            only_stored: gather it for the candidates that are stored; these tiles are then done with.
+        """
         tiles = list(self.layout.tiles())
         active = [False] * len(tiles)
         dx, dy = self._gradients(need_y) if with_weights else (None, None)
+        lanes = self._lanes(dx)
 
         def work(index: int) -> None:
             tile = self._tile(*tiles[index])
-            for fill, steps in self.groups.items():
+            lane = lanes[tile.place[1] % len(lanes)]
+            for fill, steps in lane.groups.items():
                 tile.fill(fill)
                 for step in steps:
                     active[index] |= step.visit(tile) and step.differentiable
-            if dx is not None and active[index]:
-                self._push(tile, dx, dy)
+            if active[index] and (not only_stored or self._is_stored(tile.place[1])):
+                self._push(tile, lane, dy)
+                active[index] = not only_stored
 
         in_turn(work, self._keys(tiles, any(step.over_candidates for step in self.steps) or dy is not None))
+        self._join(lanes)
         self.active = [tile for tile, used in zip(tiles, active, strict=True) if used]
         return dx, dy
 
@@ -65,16 +81,39 @@ class Scan:
         assert self.active is not None
         tiles = self.active
         dx, dy = self._gradients(need_y)
+        lanes = self._lanes(dx)
 
         def work(index: int) -> None:
-            self._push(self._tile(*tiles[index]), dx, dy)
+            self._push(self._tile(*tiles[index]), lanes[tiles[index][1] % len(lanes)], dy)
 
         in_turn(work, self._keys(tiles, dy is not None or any(step.over_candidates for step in self.steps)))
+        self._join(lanes)
         return dx, dy
 
-    def _push(self, tile: Tile, dx: Tensor, dy: Tensor | None) -> None:
+    def _lanes(self, dx: Tensor | None) -> list[Lane]:
+        """Return as many lanes as the layout has; what belongs to columns is shared, for lanes share none."""
+        lanes = [Lane(self.steps, dx)]
+        for _ in range(1, self.layout.lanes):
+            steps = [step if step.over_candidates else step.fork() for step in self.steps]
+            lanes.append(Lane(steps, None if dx is None else torch.zeros_like(dx)))
+        return lanes
+
+    def _join(self, lanes: list[Lane]) -> None:
+        """Add up the lanes, always in the same order."""
+        first, *others = lanes
+        for lane in others:
+            for step, other in zip(first.steps, lane.steps, strict=True):
+                if other is not step:
+                    step.join(other)  # pyrefly: ignore[bad-argument-type], forks are of the same kind
+            if first.dx is not None and lane.dx is not None:
+                first.dx += lane.dx
+
+    def _push(self, tile: Tile, lane: Lane, dy: Tensor | None) -> None:
+        dx = lane.dx
+        if dx is None:
+            return
         gathered = Weights(tile)
-        for fill, steps in self.groups.items():
+        for fill, steps in lane.groups.items():
             tile.fill(fill)
             for step in steps:
                 if step.differentiable:
@@ -84,7 +123,8 @@ class Scan:
             weights.view(-1).index_fill_(0, tile.others, 0.0)
         rows, columns = self._blocks(tile.place)
         if not self.symmetric:
-            self.s.push(weights, tile.s, rows, columns, dx[rows], None if dy is None else dy[columns])
+            given = dy is not None and columns.stop <= len(dy)  # what is stored has no gradient
+            self.s.push(weights, tile.s, rows, columns, dx[rows], dy[columns] if given else None)
         elif tile.place[0] == tile.place[1]:
             both = torch.add(weights, weights.mT, out=tile.buffer("values"))
             self.s.push(both, tile.s, rows, columns, dx[rows], None)
@@ -96,19 +136,28 @@ class Scan:
         s = self.s.tile(rows, columns)
         return Tile(s, (i, j), blocks, self.symmetric, self.interval, self.layout.masked(i, j))
 
+    def _is_stored(self, block: int) -> bool:
+        border = self.layout.candidates.border
+        return border is not None and self.layout.candidates.blocks[block].start >= border
+
     def _blocks(self, place: tuple[int, int]) -> tuple[slice, slice]:
         return self.layout.anchors.blocks[place[0]], self.layout.candidates.blocks[place[1]]
 
     def _gradients(self, need_y: bool) -> tuple[Tensor, Tensor | None]:
-        dx = torch.zeros_like(self.s.x)
-        return dx, torch.zeros_like(self.s.y) if need_y and not self.symmetric else None
+        dx, y = torch.zeros_like(self.s.x), self.s.y
+        need_y = need_y and not self.symmetric
+        return dx, torch.zeros_like(y.given if isinstance(y, Columns) else y) if need_y else None
 
     def _keys(self, tiles: list[tuple[int, int]], columns_change: bool) -> list[tuple[int, ...]]:
         """What each tile changes: rows of blocks i and, where columns have state too, of block j."""
         if self.symmetric:
             return [(i, j) if i != j else (i,) for i, j in tiles]
-        shift = len(self.layout.anchors.blocks)
-        return [(i, shift + j) if columns_change else (i,) for i, j in tiles]
+        lanes = self.layout.lanes
+        rows = [i * lanes + j % lanes for i, j in tiles]
+        shift = lanes * len(self.layout.anchors.blocks)
+        if not columns_change:
+            return [(row,) for row in rows]
+        return [(row, shift + j) for row, (_, j) in zip(rows, tiles, strict=True)]
 
 
 def find(scan: Scan, step: ExtremeStep) -> Tensor:
@@ -119,12 +168,11 @@ def find(scan: Scan, step: ExtremeStep) -> Tensor:
     found = step.result().view(step.value.shape).isfinite()
 
     for k in range(len(place)):
-        rows_of = _groups(torch.where(found[k], step.where[k], len(step.parts)), len(step.parts))
+        groups = _groups(torch.where(found[k], step.where[k], -1))
 
-        def work(j: int, k: int = k, rows_of: list[Tensor] = rows_of) -> None:
-            rows, part = rows_of[j], step.parts[j]
-            if not len(rows):
-                return
+        def work(index: int, k: int = k, groups: list[tuple[int, Tensor]] = groups) -> None:
+            j, rows = groups[index]
+            part = step.parts[j]
             # Full multiples: a fast product is prepared once for each shape, which takes time and memory.
             some = torch.cat([rows, rows[-1:].expand(-len(rows) % PART)])
             s = scan.s.tile(part, some).mT if step.over_candidates else scan.s.tile(some, part)
@@ -136,12 +184,13 @@ def find(scan: Scan, step: ExtremeStep) -> Tensor:
             apart[at[there], far[there] - part.start] = torch.inf
             place[k, rows] = part.start + apart.argmin(1)
 
-        in_turn(work, [(j,) for j in range(len(step.parts))])
+        in_turn(work, [(index,) for index in range(len(groups))])
     return place
 
 
-def _groups(number: Tensor, count: int) -> list[Tensor]:
-    """Rows of each number below ``count``, in order."""
+def _groups(number: Tensor) -> list[tuple[int, Tensor]]:
+    """Each number (from 0 on) that comes in ``number``, with the rows it comes in, in order."""
     order = torch.argsort(number, stable=True)
-    sizes = torch.bincount(number, minlength=count + 1).tolist()
-    return list(order.split(sizes))[:count]
+    numbers, sizes = torch.unique_consecutive(number[order], return_counts=True)
+    groups = zip(numbers.tolist(), order.split(sizes.tolist()), strict=True)
+    return [group for group in groups if group[0] >= 0]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nearfar.similarity.layout import Side
 from nearfar.similarity.reductions import LogSumExp, SoftMean
-from nearfar.similarity.steps import add_rows, add_spread, edges_of
+from nearfar.similarity.steps import add_rows, add_spread, edges_of, forked
 from nearfar.similarity.tile import BIG, Edge, Tile, Weights
 
 LOG2_E = math.log2(math.e)
@@ -54,6 +54,7 @@ class SoftmaxStep:
         self.sums = like.new_zeros(len(side))
         self.weighted = like.new_zeros(len(side)) if self.mean else None
         self.starts: dict[float, Tensor] = {}
+        self.coefficient: Tensor | None = None
 
     def visit(self, tile: Tile) -> bool:
         edges = edges_of(tile, self.over_candidates)
@@ -67,6 +68,20 @@ class SoftmaxStep:
                 self._add_shifted(edge, edge.see(z))
         return True
 
+    def fork(self) -> "SoftmaxStep":
+        return forked(self, "sums", "weighted", "top")
+
+    def join(self, other: "SoftmaxStep") -> None:
+        ours, theirs = 1.0, 1.0
+        if isinstance(self.top, Tensor) and isinstance(other.top, Tensor):
+            top = torch.maximum(self.top, other.top)
+            finite = top.masked_fill(top == -torch.inf, 0.0)
+            ours, theirs = torch.exp2(self.top - finite), torch.exp2(other.top - finite)
+            self.top = top
+        self.sums = self.sums * ours + other.sums * theirs
+        if self.weighted is not None and other.weighted is not None:
+            self.weighted = self.weighted * ours + other.weighted * theirs
+
     def result(self) -> Tensor:
         """Natural logarithm of the sum, or the mean; -inf and 0 for an empty row."""
         if self.weighted is not None:
@@ -76,6 +91,13 @@ class SoftmaxStep:
             top = top.double().masked_fill(self.sums == 0, 0.0)
         # In float64, since the two summands may be large and cancel.
         return ((self.sums.double().log2() + top) / LOG2_E).to(self.sums.dtype)
+
+    def ahead(self) -> bool:
+        return isinstance(self.top, float) and not self.mean
+
+    def share(self) -> Tensor:
+        assert self.coefficient is not None
+        return self.coefficient
 
     def receive(self, gradient: Tensor | None) -> None:
         assert gradient is not None
@@ -99,7 +121,7 @@ class SoftmaxStep:
             terms = self._shifted(tile, edges, inner)
         for edge, e in zip(edges, terms, strict=True):
             each = edge.buffer("sum")
-            torch.mul(e, self.coefficient[edge.rows, None], out=each)
+            torch.mul(e, self.share()[edge.rows, None], out=each)
             if edge.inside is not None:
                 each.mul_(edge.inside)
             if self.centre is not None and not self.frozen:

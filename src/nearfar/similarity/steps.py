@@ -1,12 +1,21 @@
 """How each reduction takes in a tile, and what weight it gives each similarity: sums over curves."""
 
-from typing import Protocol
+from copy import copy
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from nearfar.similarity.layout import Side
-from nearfar.similarity.reductions import Count, HingeSum, SigmoidSquareSum, SoftplusSum, SquaredHingeSum, Sum
+from nearfar.similarity.reductions import (
+    Count,
+    HingeSum,
+    SigmoidSquareSum,
+    SigmoidSum,
+    SoftplusSum,
+    SquaredHingeSum,
+    Sum,
+)
 from nearfar.similarity.tile import Edge, Tile, Weights
 
 
@@ -27,8 +36,24 @@ class Step(Protocol):
         """Take in a tile; return whether its similarities may get gradient."""
         ...
 
+    def fork(self) -> "Step":
+        """Return a step to visit some of the tiles with; ask before the first visit."""
+        ...
+
+    def join(self, other: "Step") -> None:
+        """Take over what a fork has taken in."""
+        ...
+
     def result(self) -> Tensor:
         """Return [row], or [threshold, row] for a matrix of thresholds."""
+        ...
+
+    def ahead(self) -> bool:
+        """Prepare to ``weigh`` for an upstream of 1; whether that times ``share`` is then the gradient."""
+        ...
+
+    def share(self) -> Tensor:
+        """Return what the gradient of each row is to that for an upstream of 1; after ``receive``."""
         ...
 
     def receive(self, gradient: Tensor | None) -> None:
@@ -38,6 +63,18 @@ class Step(Protocol):
     def weigh(self, tile: Tile, weights: Weights) -> None:
         """Add this reduction's dL/ds to ``weights``."""
         ...
+
+
+AnyStep = TypeVar("AnyStep")
+
+
+def forked(step: AnyStep, *state: str) -> AnyStep:
+    """Return a copy of a step with a state of its own."""
+    fork = copy(step)
+    for name in state:
+        value = getattr(step, name)
+        setattr(fork, name, value.clone() if isinstance(value, Tensor) else value)
+    return fork
 
 
 def edges_of(tile: Tile, over_candidates: bool) -> list[Edge]:
@@ -58,10 +95,12 @@ class Curve(Protocol):
     Attributes:
         fill: a similarity for which f is 0.
         flat: whether f is 0 for all s <= t.
+        added: whether losses usually just add the sums up: then the first pass gathers the gradient as well.
     """
 
     fill: float = -torch.inf
     flat: bool = False
+    added: bool = True
 
     def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
         """Return f(s - t)."""
@@ -127,6 +166,26 @@ class Softplus(Curve):
         return torch.sub(s, t, out=out).mul_(self.scale).sigmoid_()
 
 
+class Sigmoid(Curve):
+    """σ(a min(z, c)), a soft step: its sums are ranks, which losses divide by."""
+
+    added = False
+
+    def __init__(self, scale: float, cap: float) -> None:
+        self.scale, self.cap = scale, cap
+
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        z = torch.sub(s, t, out=out)
+        return (z if self.cap == torch.inf else z.clamp_(max=self.cap)).mul_(self.scale).sigmoid_()
+
+    def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+        p = torch.sub(s, t, out=out).mul_(self.scale).sigmoid_()
+        if self.cap < torch.inf:
+            # Beyond the cap the value is that at the cap, and its slope 0: that of σ = 1.
+            p.masked_fill_(torch.sub(s, t) > self.cap, 1.0)
+        return p.addcmul_(p, p, value=-1.0).mul_(self.scale)
+
+
 class SigmoidSquare(Curve):
     def __init__(self, scale: float) -> None:
         self.scale = scale
@@ -139,7 +198,7 @@ class SigmoidSquare(Curve):
         return p.square().mul_(1 - p).mul_(2 * self.scale)
 
 
-CurveSum = Sum | Count | HingeSum | SquaredHingeSum | SoftplusSum | SigmoidSquareSum
+CurveSum = Sum | Count | HingeSum | SquaredHingeSum | SoftplusSum | SigmoidSum | SigmoidSquareSum
 
 
 def curve_of(reduction: CurveSum) -> Curve:
@@ -154,6 +213,8 @@ def curve_of(reduction: CurveSum) -> Curve:
             return SquaredHinge()
         case SoftplusSum(scale=scale):
             return Softplus(scale)
+        case SigmoidSum(scale=scale, cap=cap):
+            return Sigmoid(scale, cap)
         case SigmoidSquareSum(scale=scale):
             return SigmoidSquare(scale)
 
@@ -189,8 +250,22 @@ class CurveStep:
                     add_rows(self.sums[k, edge.rows], edge, self.curve.value(*self._at(edge, k)))
         return True
 
+    def fork(self) -> "CurveStep":
+        return forked(self, "sums", "slopes")
+
+    def join(self, other: "CurveStep") -> None:
+        self.sums += other.sums
+        self.slopes += other.slopes
+
     def result(self) -> Tensor:
         return self.sums
+
+    def ahead(self) -> bool:
+        return self.matrix is None or len(self.matrix) == 1
+
+    def share(self) -> Tensor:
+        assert self.gradient is not None
+        return self.gradient if self.matrix is None else self.gradient[0]
 
     def receive(self, gradient: Tensor | None) -> None:
         self.gradient = gradient

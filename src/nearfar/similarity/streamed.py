@@ -21,6 +21,7 @@ from nearfar.similarity.reductions import (
     Min,
     Reduction,
     SigmoidSquareSum,
+    SigmoidSum,
     SoftMean,
     SoftplusSum,
     SquaredHingeSum,
@@ -31,6 +32,7 @@ from nearfar.similarity.reductions import (
 from nearfar.similarity.scan import AnyStep, Scan, find
 from nearfar.similarity.softmax_steps import SoftmaxStep
 from nearfar.similarity.steps import CurveStep, curve_of
+from nearfar.similarity.stored import Columns, Stored, columns
 from nearfar.similarity.threads import plainly
 
 
@@ -68,7 +70,15 @@ class Plan:
                 return ExtremeStep(None, side, other, over, like, sign=-1.0)
             case TopK(k=k):
                 return TopKStep(k, side, other, over, like)
-            case Sum() | Count() | HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSquareSum():
+            case (
+                Sum()
+                | Count()
+                | HingeSum()
+                | SquaredHingeSum()
+                | SoftplusSum()
+                | SigmoidSum()
+                | SigmoidSquareSum()
+            ):
                 curve = curve_of(reduction)
                 if table is not None and RankedStep.suits(curve, table):
                     return RankedStep(curve, table, side, over, like)
@@ -81,28 +91,30 @@ class Plan:
         side: Side = layout.candidates if self.reduction.per == "candidate" else layout.anchors
         other: Side = layout.anchors if self.reduction.per == "candidate" else layout.candidates
         if self.rank is not None:
-            result = result[self.rank, side.place[self.owners]]
+            result = result[self.rank, side.places(self.owners)]
         else:
             if self.table is not None:
                 result = result[0]
-            result = result[side.place]
+            result = side.unsorted(result)
             if self.reduction.per == "positive":
                 result = result[self.owners]
-        if isinstance(self.reduction, ArgMax | TopK):
-            there = torch.cat([other.order, other.order.new_full((1,), -1)])
-            return there[result]  # -1, none, is the last
-        return result
+        return other.rows(result) if isinstance(self.reduction, ArgMax | TopK) else result
 
 
 @dataclass
 class Job:
-    """What one pass is to do."""
+    """What one pass is to do.
+
+    Attributes:
+        stored: candidates without gradient that follow the others.
+    """
 
     layout: Layout
     measure: Measure
     interval: Interval
     plans: list[Plan]
     symmetric: bool
+    stored: Stored | None = None
 
 
 class Streamed(torch.autograd.Function):
@@ -111,14 +123,18 @@ class Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, job: Job, *tables: Tensor) -> tuple[Tensor, ...]:
         x, y = x.detach(), y.detach()
-        s = similarities(x, x if job.symmetric else y, job.measure)
+        s = similarities(x, x if job.symmetric else columns(y, job.stored), job.measure)
         bounds = s.bounds()
         left = iter([table.detach() for table in tables])
         steps = [plan.step(None if plan.table is None else next(left), job, bounds, x) for plan in job.plans]
         scan = Scan(job.layout, s, job.interval, steps, job.symmetric)
         learns = [step for step in steps if step.differentiable]
-        one_pass = len(learns) == 1 and isinstance(learns[0], CurveStep) and any(ctx.needs_input_grad)
-        ready = scan.forward(with_weights=one_pass, need_y=ctx.needs_input_grad[1])
+        sums = [step for step in learns if isinstance(step, CurveStep) and step.curve.added]
+        one_pass = len(learns) == len(sums) == 1 and any(ctx.needs_input_grad)
+        ctx.ahead = job.stored is not None and any(ctx.needs_input_grad) and _can_be_ahead(learns)
+        one_pass = one_pass or ctx.ahead
+        need_y = ctx.needs_input_grad[1] and not ctx.ahead
+        ready = scan.forward(with_weights=one_pass, need_y=need_y, only_stored=ctx.ahead)
         ctx.job, ctx.scan, ctx.ready = job, scan, ready if one_pass else None
         ctx.save_for_backward(x, y)
         results = []
@@ -156,7 +172,8 @@ class Streamed(torch.autograd.Function):
             dy = None if job.symmetric else torch.zeros_like(y)
         for step, gradient in taught:
             if isinstance(step, ExtremeStep):
-                _push_extreme(scan, step, gradient, x, y, job.measure, dx, dx if job.symmetric else dy)
+                every = columns(y, job.stored)
+                _push_extreme(scan, step, gradient, x, every, job.measure, dx, dx if job.symmetric else dy)
         by_table = [
             -step.slopes * gradient if isinstance(step, CurveStep) and gradient is not None else None
             for step, gradient, plan in zip(scan.steps, gradients, job.plans, strict=True)
@@ -173,6 +190,8 @@ def _dense_gradient(
     scan: Scan = ctx.scan
     if not taught:
         return None, None
+    if ctx.ahead:
+        return _with_stored(ctx, *taught[0])
     if ctx.ready is not None:
         step, gradient = taught[0]
         assert isinstance(step, CurveStep)
@@ -183,6 +202,25 @@ def _dense_gradient(
         step.receive(gradient.contiguous())
     taught_steps = [step for step, _ in taught]
     return replace(scan, steps=taught_steps).backward(ctx.needs_input_grad[1])
+
+
+def _can_be_ahead(learns: list[AnyStep]) -> bool:
+    """Whether the gradient through stored candidates can be gathered before its weight in a row is known."""
+    if len(learns) != 1 or not isinstance(learns[0], CurveStep | SoftmaxStep):
+        return False
+    return not learns[0].over_candidates and learns[0].ahead()
+
+
+def _with_stored(ctx: Any, step: AnyStep, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The same where the first pass has gathered what stored candidates give for an upstream of 1."""
+    assert isinstance(step, CurveStep | SoftmaxStep)
+    slopes = step.slopes.clone() if isinstance(step, CurveStep) else None
+    step.receive(gradient.contiguous())
+    dx, dy = replace(ctx.scan, steps=[step]).backward(ctx.needs_input_grad[1])
+    dx.addcmul_(ctx.ready[0], step.share()[:, None])
+    if isinstance(step, CurveStep) and slopes is not None:
+        step.slopes += slopes
+    return dx, dy
 
 
 def _common_value(gradient: Tensor, table: Tensor | None) -> Tensor | None:
@@ -198,7 +236,7 @@ def _push_extreme(
     step: ExtremeStep,
     gradient: Tensor,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | Columns,
     measure: Measure,
     dx: Tensor,
     dy: Tensor | None,

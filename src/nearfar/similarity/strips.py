@@ -16,6 +16,8 @@ from nearfar.similarity.threads import in_turn
 
 ELEMENTS = 2**20
 """Similarities in a strip."""
+FEWEST = 16
+"""Rows of a strip at least where candidates are stored, which are read anew for each strip."""
 
 
 class Strips:
@@ -26,7 +28,9 @@ class Strips:
         row, column = layout.others()
         order = torch.argsort(row)
         self.row, self.column = row[order], column[order]
-        step = max(1, ELEMENTS // max(1, len(layout.candidates)))
+        step = max(
+            1 if layout.candidates.border is None else FEWEST, ELEMENTS // max(1, len(layout.candidates))
+        )
         self.parts = [
             slice(a, min(a + step, len(layout.anchors))) for a in range(0, len(layout.anchors), step)
         ]
@@ -39,7 +43,11 @@ class Strips:
     def __getitem__(self, index: int) -> tuple[slice, Tensor]:
         """Return the rows and their similarities; -inf marks what is no negative."""
         rows = self.parts[index]
-        s = self.s.tile(rows, slice(0, len(self.layout.candidates)))
+        candidates = self.layout.candidates
+        if candidates.border is None:
+            s = self.s.tile(rows, slice(0, len(candidates)))
+        else:
+            s = torch.cat([self.s.tile(rows, block) for block in candidates.blocks], 1)
         pairs = slice(self.first[index], self.first[index + 1])
         s[self.row[pairs] - rows.start, self.column[pairs]] = -torch.inf
         if self.interval:
@@ -57,7 +65,7 @@ def order_statistic(
     """
     strips = Strips(layout, s, interval)
     n = len(layout.anchors)
-    rank = torch.as_tensor(reduction.rank, device=layout.anchors.order.device).expand(n)[layout.anchors.order]
+    rank = layout.anchors.sorted(torch.as_tensor(reduction.rank, device=strips.row.device).expand(n))
     dtype = s.dtype
     if reduction.over == "batch":
         return _over_batch(strips, int(rank[0]) if n else 1, n, dtype)
@@ -68,7 +76,7 @@ def order_statistic(
         value[rows] = _bisect(lambda t: (strip > t[:, None]).sum(1), rank[rows], dtype)
 
     in_turn(work, [(index,) for index in range(len(strips))])
-    return value[layout.anchors.place]
+    return layout.anchors.unsorted(value)
 
 
 def draw_samples(
@@ -76,17 +84,17 @@ def draw_samples(
 ) -> Int[Tensor, "anchor k"]:
     """Draw candidates of each anchor; columns are taken in the order given, so that tiles play no part."""
     strips = Strips(layout, s, interval)
-    uniform = reduction.uniform[layout.anchors.order]
+    uniform = layout.anchors.sorted(reduction.uniform)
     columns = torch.empty(uniform.shape, dtype=torch.long, device=uniform.device)
 
     def work(index: int) -> None:
         rows, strip = strips[index]
-        strip = strip[:, layout.candidates.place]
+        strip = strip if layout.as_given else strip[:, layout.candidates.place]
         keep = strip > -torch.inf
         columns[rows] = draw(reduction.log_weight(strip.masked_fill(~keep, 0.0)), keep, uniform[rows])
 
     in_turn(work, [(index,) for index in range(len(strips))])
-    return columns[layout.anchors.place]
+    return layout.anchors.unsorted(columns)
 
 
 def _over_batch(strips: Strips, rank: int, n: int, dtype: torch.dtype) -> Tensor:

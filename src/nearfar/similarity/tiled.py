@@ -6,6 +6,7 @@ and for its columns. No double backward: use ``dense`` for that.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,34 +28,52 @@ from nearfar.similarity.reductions import (
 )
 from nearfar.similarity.relation import Relation
 from nearfar.similarity.rows import sorted_rows
+from nearfar.similarity.stored import Stored, columns, whole
 from nearfar.similarity.streamed import Job, Plan, Streamed
 from nearfar.similarity.strips import draw_samples, order_statistic
 from nearfar.similarity.threads import plainly
 
 TILE = 512
 """Side of a tile: larger ones leave the cache of a core, smaller ones cost more calls. Measured."""
+MANY = 32
+"""Entries of a product that take as long as one pair whose rows are gathered. Measured."""
 
 
 class TiledBlock:
     """See ``Block``."""
 
     @plainly()
-    def __init__(self, anchors: Tensor, candidates: Tensor, measure: Measure, relation: Relation) -> None:
-        symmetric = relation.symmetric and candidates is anchors
-        self.layout = Layout(relation, len(anchors), len(candidates), TILE, symmetric)
+    def __init__(
+        self,
+        anchors: Tensor,
+        candidates: Tensor,
+        measure: Measure,
+        relation: Relation,
+        stored: Stored | None = None,
+    ) -> None:
+        symmetric = relation.symmetric and candidates is anchors and stored is None
+        border = None if stored is None else len(candidates)
+        self.width = len(candidates) + (0 if stored is None else len(stored))
+        self.layout = Layout(relation, len(anchors), self.width, TILE, symmetric, border)
         unit = measure == "cosine"
         self.x = sorted_rows(anchors, self.layout.anchors.order, unit)
-        self.y = self.x if symmetric else sorted_rows(candidates, self.layout.candidates.order, unit)
+        same = symmetric or (candidates is anchors and self.layout.as_given)
+        self.y = self.x if same else sorted_rows(candidates, self.layout.candidates.order, unit)
+        self.stored = replace(stored, unit=True) if stored is not None and unit else stored
         self.measure: Measure = measure
         self.relation = relation
 
     @property
     def anchors(self) -> Tensor:
-        return self.x[self.layout.anchors.place]
+        return self.layout.anchors.unsorted(self.x)
 
     @property
     def candidates(self) -> Tensor:
-        return self.y[self.layout.candidates.place]
+        return whole(*self.parts)
+
+    @property
+    def parts(self) -> tuple[Tensor, Stored | None]:
+        return self.layout.candidates.unsorted(self.y), self.stored
 
     def __len__(self) -> int:
         return len(self.x)
@@ -69,21 +88,28 @@ class TiledBlock:
                 self.y = self.x
                 return s
             return panel_similarity(self.x, self.y, row, column)
-        return at_pairs(self.x, self.y, row, column, self.measure)
+        if is_product(self.measure) and len(row) * MANY >= len(self) * self.width:
+            block = self.layout.candidates.locate(column)[0]
+            return panel_similarity(self.x, self.y, row, column, block, self.stored)
+        return at_pairs(self.x, self.y, row, column, self.measure, (None, self.stored))
 
     @plainly()
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
-        if not len(self.y):
+        if not self.width:
             return 0 * self.anchors[anchor].sum(1)
-        return at_pairs(self.x, self.y, *self._places(anchor, candidate), self.measure)
+        places = self._places(anchor, candidate)
+        return at_pairs(self.x, self.y, *places, self.measure, (None, self.stored))
 
     @plainly()
     def stream(
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]
     ) -> tuple[Tensor, ...]:
-        order = self.layout.anchors.order
+        side = self.layout.anchors
         bounds = Interval(
-            *(None if x is None else x[order].to(self.x.dtype) for x in (interval.above, interval.below))
+            *(
+                None if x is None else side.sorted(x).to(self.x.dtype)
+                for x in (interval.above, interval.below)
+            )
         )
         results: dict[int, Tensor] = {}
         plans: list[Plan] = []
@@ -105,21 +131,27 @@ class TiledBlock:
                 # The interval belongs to the anchors: the tile of (i, j) is then not that of (j, i).
                 symmetric = False
                 layout = Layout(self.relation, len(self.x), len(self.y), TILE, symmetric)
-            job = Job(layout, self.measure, bounds, plans, symmetric)
+            job = Job(layout, self.measure, bounds, plans, symmetric, self.stored)
             tables = [plan.table for plan in plans if plan.table is not None]
             for plan, result in zip(plans, Streamed.apply(self.x, self.y, job, *tables), strict=True):
                 results[plan.number] = plan.unsort(result, layout)
         return tuple(results[number] for number in range(len(reductions)))
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "TiledBlock":
+    def map(
+        self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
+    ) -> "TiledBlock":
         block = object.__new__(TiledBlock)
         block.x = change(self.x)
-        block.y = block.x if self.y is self.x else change(self.y)
+        if self.layout.symmetric:
+            block.y, block.stored = block.x, None
+        else:
+            block.y, block.stored = _changed(candidates or change, self.y, self.stored)
         block.layout, block.measure, block.relation = self.layout, self.measure, self.relation
+        block.width = self.width
         return block
 
     def _places(self, anchor: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
-        return self.layout.anchors.place[anchor], self.layout.candidates.place[candidate]
+        return self.layout.anchors.places(anchor), self.layout.candidates.places(candidate)
 
     def _plan(self, number: int, reduction: Reduction, owners: Tensor) -> Plan:
         threshold = threshold_of(reduction)
@@ -138,9 +170,9 @@ class TiledBlock:
             depth = int(rank.max()) + 1 if len(rank) else 1
             none = -torch.inf if isinstance(reduction, Max | ArgMax) else torch.inf
             table = self.x.new_full((depth, len(side)), none)
-            table = table.index_put((rank, side.place[owners]), threshold)
+            table = table.index_put((rank, side.places(owners)), threshold)
             return Plan(number, reduction, table, False, owners, rank)
-        table = threshold.expand(len(side))[side.order][None]
+        table = side.sorted(threshold.expand(len(side)))[None]
         return Plan(number, reduction, table, over_candidates, owners)
 
     def _count(self, reduction: Count, owners: Tensor) -> Tensor:
@@ -150,17 +182,28 @@ class TiledBlock:
             count = (len(self.x) - relation.kinship.sizes).to(self.x.dtype)
             return count[owners] if reduction.per == "positive" else count
         pairs = torch.stack(self.layout.others())
-        distinct = torch.unique(pairs[0] * len(self.y) + pairs[1])
+        distinct = torch.unique(pairs[0] * self.width + pairs[1])
         if reduction.per == "candidate":
-            others = torch.bincount(distinct % max(1, len(self.y)), minlength=len(self.y))
-            return (len(self.x) - others)[self.layout.candidates.place].to(self.x.dtype)
-        others = torch.bincount(distinct // max(1, len(self.y)), minlength=len(self.x))
-        count = (len(self.y) - others)[self.layout.anchors.place].to(self.x.dtype)
+            others = torch.bincount(distinct % max(1, self.width), minlength=self.width)
+            return self.layout.candidates.unsorted(len(self.x) - others).to(self.x.dtype)
+        others = torch.bincount(distinct // max(1, self.width), minlength=len(self.x))
+        count = self.layout.anchors.unsorted(self.width - others).to(self.x.dtype)
         return count[owners] if reduction.per == "positive" else count
 
     def _by_strips(self, reduction: OrderStatistic | Sample, interval: Interval) -> Tensor:
         with torch.no_grad():
-            s = similarities(self.x.detach(), self.y.detach(), self.measure)
+            s = similarities(self.x.detach(), columns(self.y.detach(), self.stored), self.measure)
             if isinstance(reduction, OrderStatistic):
                 return order_statistic(reduction, self.layout, s, interval)
             return draw_samples(reduction, self.layout, s, interval)
+
+
+def _changed(
+    change: Callable[[Tensor], Tensor], y: Tensor, stored: Stored | None
+) -> tuple[Tensor, Stored | None]:
+    """Change candidates; where the change itself is learned, those that are stored get a gradient to give."""
+    if stored is None:
+        return change(y), None
+    if torch.is_grad_enabled() and change(stored[:1]).requires_grad:
+        return change(whole(y, stored)), None
+    return change(y), stored.changed(change)

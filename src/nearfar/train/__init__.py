@@ -3,6 +3,7 @@
 result = nearfar.train.train(nearfar.config.Config.load("objects"), "runs/objects")
 """
 
+from nearfar.train.large_batch import two_pass
 from nearfar.train.loop import RunResult, train
 from nearfar.train.plan import Plan
 from nearfar.train.stopping import RunInterrupted
@@ -18,4 +19,5 @@ __all__ = [
     "TrainingDiverged",
     "read_log",
     "train",
+    "two_pass",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import nearfar
+from nearfar.distributed import launch_id, world_size
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -22,12 +23,19 @@ def environment(device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "ranks": world_size(),
+        "launch": launch_id(),
     }
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:
     """Return what decides how sums are rounded: the same values give the same bits."""
-    return {"device": device.type, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+    return {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "ranks": world_size(),
+    }
 
 
 def machine(device: torch.device) -> str:

@@ -13,6 +13,7 @@ from nearfar.config import Config
 from nearfar.train.environment import arithmetic, environment
 from nearfar.train.folder import LOG
 from nearfar.train.live import Live
+from nearfar.train.mine import Mining
 from nearfar.train.precision import Numerics
 from nearfar.train.setup import Parts, weight_count
 from nearfar.train.tracking import JsonLines, Tracker
@@ -27,20 +28,28 @@ class Journal:
         config: of the run.
         trackers: beside the log.
         shown: whether a person watches.
+        silent: tell nobody anything, the log included: of several ranks one speaks.
     """
 
     def __init__(
-        self, folder: Path, config: Config, *, trackers: Sequence[Tracker] = (), shown: bool = True
+        self,
+        folder: Path,
+        config: Config,
+        *,
+        trackers: Sequence[Tracker] = (),
+        shown: bool = True,
+        silent: bool = False,
     ) -> None:
         self.config = config
         self.path = folder / LOG
-        self.more = tuple(trackers)
-        self.shown = shown
+        self.more = () if silent else tuple(trackers)
+        self.shown = shown and not silent
+        self.silent = silent
 
     def open(self, steps: int, done: int, log_size: int) -> "Journal":
         """Begin at step ``done``; what the log holds beyond ``log_size`` bytes is dropped."""
-        self.log = JsonLines(self.path, log_size)
-        self.trackers: tuple[Tracker, ...] = (self.log, *self.more)
+        self.log = None if self.silent else JsonLines(self.path, log_size)
+        self.trackers: tuple[Tracker, ...] = self.more if self.log is None else (self.log, *self.more)
         self.live = Live(steps, done, self.shown)
         self.step = done
         return self
@@ -88,6 +97,10 @@ class Journal:
                 "through in one."
             )
 
+    def size(self) -> int:
+        """Return the bytes of the log so far."""
+        return 0 if self.log is None else self.log.size()
+
     def numbers(self, record: Mapping[str, Any]) -> None:
         """Tell the numbers of a step."""
         self.tell("step", **record)
@@ -99,6 +112,16 @@ class Journal:
         mark = ", the best so far" if best else ""
         scores = f"recall@1 {found.recall_at_1:.1%}, MAP@R {found.map_at_r:.3f}"
         self.live.say(f"epoch {epoch + 1}: {scores} on held-out classes{mark}")
+
+    def mining(self, found: Mining) -> None:
+        """Tell what a mining found."""
+        self.tell("mining", **asdict(found))
+        hard, semi_hard = found.hard / found.mined, found.semi_hard / found.mined
+        apart = f"; {found.suspects:,} pairs look like one thing under two labels and are kept apart"
+        self.live.say(
+            f"mined {found.mined:,} images: {hard:.0%} have a hard negative, {semi_hard:.0%} a semi-hard one"
+            f"{apart if found.suspects else ''}"
+        )
 
     def warn(self, text: str) -> None:
         """Tell that something goes wrong."""

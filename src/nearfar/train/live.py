@@ -9,6 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_SECONDS = 5.0
+# Numbers that not every run has.
+MORE = {
+    "memory_share": "nearest from memory {:.0%}",
+    "memory_drift": "drift {:.2f}",
+    "proxy_spread": "proxies spread {:.2f}",
+}
 
 
 class Live:
@@ -58,10 +64,12 @@ class Live:
     def _text(self, record: Mapping[str, Any]) -> str:
         done = record["step"] - self._first
         left = (time.monotonic() - self._began) / max(1, done) * (self._steps - record["step"])
+        more = [words.format(record[key]) for key, words in MORE.items() if key in record]
         return (
             f"epoch {record['epoch'] + 1}  loss {record['loss']:.4f}  active {record['active']:.0%}  "
             f"positives {record['positive_similarity']:+.2f}  "
             f"negatives {record['negative_similarity']:+.2f}  spread {record['spread']:.2f}  "
+            f"{''.join(f'{part}  ' for part in more)}"
             f"{record['images_per_second']:.0f} images/s  {duration(left)} left"
         )
 

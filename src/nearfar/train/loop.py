@@ -1,10 +1,8 @@
 """The training loop: steps, validation, checkpoints; stopped at any moment, it goes on bit for bit."""
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,42 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from nearfar.config import Config
-from nearfar.config.loss_settings import check_loss
-from nearfar.errors import CheckpointError, NearfarError
+from nearfar.config.loss_settings import check_settings
+from nearfar.data.samplers import PKSampler, Share, own_part
+from nearfar.distributed import (
+    any_rank,
+    by_rank_0,
+    gather_rows,
+    joined,
+    of_rank_0,
+    rank,
+    wait_for_all,
+    world_size,
+)
+from nearfar.errors import NearfarError
 from nearfar.models import Embedder
-from nearfar.models.saved import fit_weights
 from nearfar.train.allocator import keep_freed_memory
 from nearfar.train.checkpoint import no_space_in_one_sentence, save_checkpoint
-from nearfar.train.environment import arithmetic
 from nearfar.train.folder import BEST, LAST, MODEL, begin, open_folder
+from nearfar.train.further import further_numbers, told_by
+from nearfar.train.gradient import gradient
 from nearfar.train.journal import Journal
 from nearfar.train.live import Live, duration
+from nearfar.train.mine import is_due, mine
 from nearfar.train.optimizer import learning_rate, rest, set_learning_rates
 from nearfar.train.plan import Plan, plan
-from nearfar.train.precision import Numerics, choose_device
+from nearfar.train.precision import Numerics, choose_device, repeatable
 from nearfar.train.randomness import derive_seed, own_randomness, seed_everything
+from nearfar.train.ranks import (
+    Exchanged,
+    batch_norm_warning,
+    check_batch,
+    own_device,
+    own_place,
+    same_numbers,
+)
 from nearfar.train.setup import Parts, assemble, fingerprint, tables_of
+from nearfar.train.state import Progress, state_of, take_up
 from nearfar.train.stopping import RunInterrupted, StopRequest
 from nearfar.train.tracking import Tracker
 from nearfar.train.trial import measured_numerics
@@ -55,19 +74,6 @@ class RunResult:
     validation: dict[str, float]
     seconds: float
     plan: Plan | None = None
-
-
-@dataclass
-class Progress:
-    """Where a run stands: all of its state that no module holds."""
-
-    epoch: int = 0
-    position: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best: dict[str, float] = field(default_factory=dict)
-    finished: bool = False
 
 
 def train(
@@ -99,27 +105,31 @@ def train(
         RunInterrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
         TrainingDiverged: if the loss is no number any more.
     """
-    check_loss(config.loss)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise NearfarError("training in several processes is not possible yet; start one, without torchrun.")
+    check_settings(config)
     folder = Path(folder)
-    device = choose_device(config.train.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    with own_randomness(), _repeatable(), no_space_in_one_sentence(folder):
+    with joined(), own_randomness(), repeatable(), no_space_in_one_sentence(folder):
+        check_batch(config.batch.classes_per_batch, config.batch.images_per_class)
+        first = rank() == 0
+        progress = progress and first
+        device = own_device(choose_device(config.train.device))
+        if device.type == "cpu":
+            keep_freed_memory()
         if dry_run:
+            if world_size() > 1:
+                raise NearfarError("a dry run looks at one process; start it without torchrun.")
             found = plan(config, assemble(config, tables_of(config), device, embedder))
             Live(0, 0, progress).say(str(found))
             return RunResult(folder, 0, {}, 0.0, found)
-        state = open_folder(folder, config, resume)
+        state = by_rank_0(lambda: open_folder(folder, config, resume))  # it may be on that one's disk alone
         if state is not None and state["progress"]["finished"]:
             done = Progress(**state["progress"])
             length = f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs} epochs"
             Live(0, 0, progress).say(f"{folder} is finished: all {length} are done.")
             return RunResult(folder, done.best_epoch, done.best, done.seconds)
         parts = assemble(config, tables_of(config), device, embedder)
-        begin(folder, config, parts.images.unreadable)
-        journal = Journal(folder, config, trackers=trackers, shown=progress)
+        if first:
+            begin(folder, config, parts.images.unreadable)
+        journal = Journal(folder, config, trackers=trackers, shown=progress, silent=not first)
         return _Run(config, folder, parts, state, journal).train(command)
 
 
@@ -132,10 +142,13 @@ class _Run:
         self.config, self.folder, self.parts, self.state, self.journal = config, folder, parts, state, journal
         self.at = Progress()
         self.data = fingerprint(parts.images.table)
-        self.watch = Watch(parts.loss.settings, journal.warn)
-        self.numerics = measured_numerics(config, parts) if state is None else Numerics(**state["numerics"])
-        if state is not None:
-            self._load(state)
+        self.watch = Watch(told_by(parts.loss).settings, journal.warn)
+        if state is None:
+            self.numerics = of_rank_0(measured_numerics(config, parts))
+        else:
+            self.numerics = Numerics(**state["numerics"])
+            self.at = take_up(config, parts, state, data=self.data, watch=self.watch, folder=folder)
+        self.exchanged = Exchanged(parts.embedder)
         parts.embedder.to(memory_format=self.numerics.layout())
         self.steps = parts.steps
         self.every = min(50, max(1, self.steps // LINES))
@@ -152,6 +165,8 @@ class _Run:
                 self.journal.begin(self.parts, self.numerics, command, self.steps)
             else:
                 self.journal.go_on(self.parts, self.state["arithmetic"])
+            if (warning := batch_norm_warning(self.parts.embedder)) is not None:
+                self.journal.warn(warning)
             while self.at.step < self.steps:
                 self._epoch()
                 self._end_of_epoch(command)
@@ -162,45 +177,80 @@ class _Run:
         return RunResult(self.folder, self.at.best_epoch, dict(self.at.best), self.at.seconds)
 
     def _epoch(self) -> None:
-        parts, sampler = self.parts, self.parts.sampler
-        sampler.load_state_dict(
-            {**sampler.state_dict(), "epoch": self.at.epoch, "position": self.at.position}
-        )
+        ended = False
+        while not ended:
+            ended = self._some_steps()
+            if is_due(self.parts, self.config.offline, self.at.step):
+                mined = mine(self.parts, self.config.offline, self.at.step, self.numerics.layout())
+                self.journal.mining(mined)
+
+    def _some_steps(self) -> bool:
+        """Train until the epoch ends or mining is due; return whether the epoch ends."""
+        parts, sampler, at = self.parts, self.parts.sampler, self.at
+        sampler.load_state_dict({**sampler.state_dict(), "epoch": at.epoch, "position": at.position})
         parts.embedder.train()
         parts.loss.train()
-        rest(parts.optimizer, parts.embedder.backbone, self.at.step < parts.head_only_steps)
-        for images, labels, _ in parts.images.batches(sampler):
-            self._step(images, labels)
-            if self.at.position == len(sampler) or self.at.step == self.steps:
-                return
-            if self.stop.requested:
+        rest(parts.optimizer, parts.embedder.backbone, at.step < parts.head_only_steps)
+        share = Share(sampler)
+        for images, labels, ids in parts.images.batches(share):
+            self._step(images, labels, ids, len(share.take()))
+            if at.position == len(sampler) or at.step == self.steps:
+                return True
+            if is_due(parts, self.config.offline, at.step):
+                return False
+            late = time.monotonic() - self.saved > 60 * self.config.train.checkpoint_minutes
+            stop, due = any_rank(self.stop.requested, late and rank() == 0)
+            if stop or due:
                 self._save()
+            if stop:
                 self._interrupt()
-            if time.monotonic() - self.saved > 60 * self.config.train.checkpoint_minutes:
-                self._save()
+        return True
 
-    def _step(self, images: UInt8[Tensor, "n 3 r r"], labels: Int64[Tensor, " n"]) -> None:
+    def _step(
+        self,
+        images: UInt8[Tensor, "n 3 r r"],
+        labels: Int64[Tensor, " n"],
+        ids: Int64[Tensor, " n"],
+        batch: int,
+    ) -> None:
+        """Train on this rank's rows of a batch of ``batch`` images."""
         parts, at = self.parts, self.at
-        place = (self.config.train.seed, at.epoch, at.position)
-        seed_everything(*place)
+        place, resting = (self.config.train.seed, at.epoch, at.position), at.step < parts.head_only_steps
+        seed_everything(*place, *own_place())
         generator = torch.Generator().manual_seed(derive_seed(*place, 1))
         set_learning_rates(parts.optimizer, parts.schedule, at.step)
-        labels = labels.to(parts.device, non_blocking=True)
-        pixels = parts.augment(images.to(parts.device, non_blocking=True), generator)
-        with self.numerics.autocast(parts.device):
-            embeddings = parts.embedder(pixels.contiguous(memory_format=self.numerics.layout()))
-        loss = parts.loss(embeddings.float(), labels)
+        telling = (at.step + 1) % self.every == 0 or at.step + 1 == self.steps
         parts.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        done = gradient(
+            parts,
+            self.exchanged.network(resting=resting),
+            self.numerics,
+            images,
+            labels,
+            ids,
+            drawn=parts.augment.draw(batch, generator)[own_part(batch)],
+            place=place,
+            chunk=self.config.batch.chunk,
+            telling=telling,
+        )
+        self.exchanged.exchange(parts.loss, resting=resting)
+        loss, embeddings = done.value, done.embeddings
         norm = self._clip()
         parts.optimizer.step()
+        if telling or not isinstance(parts.sampler, PKSampler):
+            ids, embeddings = gather_rows(ids), gather_rows(embeddings.detach())
+        parts.sampler.update(ids, embeddings)
         at.position += 1
         at.step = self.journal.step = at.step + 1
         self.finite &= torch.isfinite(loss.detach()) & torch.isfinite(norm)
-        if at.step % self.every == 0 or at.step == self.steps:
-            numbers = StepNumbers(*numbers_of(loss, embeddings, parts.loss, norm).tolist())
-            self._report(numbers, len(labels))
+        if telling:
+            found = numbers_of(loss, embeddings, told_by(parts.loss), norm)
+            numbers = StepNumbers(*same_numbers(found).tolist())
+            more = done.more | further_numbers(parts.loss, parts.memory)
+            self._report(numbers, more, batch)
             self.watch.look(at.step, numbers)
+            if "memory_drift" in more:
+                self.watch.look_at_memory(more["memory_drift"])
         elif parts.device.type == "cpu":  # elsewhere, to look is to wait for the device
             self._check_finite()
 
@@ -211,7 +261,7 @@ class _Run:
             return clip_grad_norm_(weights, self.config.optimizer.clip_norm)
         return get_total_norm([p.grad for p in weights if p.grad is not None])
 
-    def _report(self, numbers: StepNumbers, batch: int) -> None:
+    def _report(self, numbers: StepNumbers, more: dict[str, float], batch: int) -> None:
         now = time.monotonic()
         before, then = self.lap
         self.lap = (self.at.step, now)
@@ -220,6 +270,7 @@ class _Run:
                 "step": self.at.step,
                 "epoch": self.at.epoch,
                 **asdict(numbers),
+                **more,
                 "lr": learning_rate(self.parts.optimizer, "backbone"),
                 "head_lr": learning_rate(self.parts.optimizer, "head"),
                 "images_per_second": (self.at.step - before) * batch / max(now - then, 1e-9),
@@ -248,7 +299,8 @@ class _Run:
             result = {"best_epoch": at.best_epoch, "validation": dict(at.best), "seconds": seconds}
             self.journal.tell("end", **result)
         self._save()
-        if self.stop.requested and not last:
+        (stop,) = any_rank(self.stop.requested)
+        if stop and not last:
             self._interrupt()
 
     def _keep_best(self, epoch: int, metrics: dict[str, float], command: str) -> None:
@@ -256,6 +308,8 @@ class _Run:
         self._check_finite()
         self.at.best_epoch, self.at.best = epoch + 1, metrics
         embedder, loss = self.parts.embedder, self.parts.loss
+        if rank() > 0:
+            return
         weights = {"embedder": embedder.state_dict(), "loss": loss.state_dict()}
         save_checkpoint(self.folder / BEST, {**weights, "epoch": epoch, "metrics": metrics})
         table = self.parts.tables.train
@@ -265,35 +319,21 @@ class _Run:
     def _save(self) -> None:
         self._check_finite()
         self.at.seconds = time.monotonic() - self.began
-        parts = self.parts
-        state = {
-            "config": self.config.to_dict(),
-            "data": self.data,
-            "arithmetic": arithmetic(parts.device),
-            "numerics": asdict(self.numerics),
-            "embedder": parts.embedder.state_dict(),
-            "loss": parts.loss.state_dict(),
-            "optimizer": parts.optimizer.state_dict(),
-            "watch": self.watch.state_dict(),
-            "progress": asdict(self.at),
-            "log_size": self.journal.log.size(),
-        }
-        save_checkpoint(self.folder / LAST, state)
+        state = state_of(
+            self.config,
+            self.parts,
+            data=self.data,
+            numerics=self.numerics,
+            watch=self.watch,
+            at=self.at,
+            log_size=self.journal.size(),
+        )
+        if rank() == 0:
+            save_checkpoint(self.folder / LAST, state)
         self.saved = time.monotonic()
 
-    def _load(self, state: dict[str, Any]) -> None:
-        if state["data"] != self.data:
-            raise CheckpointError(
-                f"the training images of {self.config.data.source} are not those that {self.folder} was "
-                "begun with; restore them or begin another run."
-            )
-        fit_weights(self.parts.embedder, state["embedder"], self.folder / LAST)
-        fit_weights(self.parts.loss, state["loss"], self.folder / LAST)
-        self.parts.optimizer.load_state_dict(state["optimizer"])
-        self.watch.load_state_dict(state["watch"])
-        self.at = Progress(**state["progress"])
-
     def _interrupt(self) -> None:
+        wait_for_all()  # torchrun ends all as soon as one has ended, and the first may still be writing
         raise RunInterrupted(
             f"stopped after step {self.at.step} of {self.steps}, with a checkpoint in {self.folder / LAST}; "
             f"go on with: nearfar train {self.folder} --resume"
@@ -302,14 +342,3 @@ class _Run:
     def _check_finite(self) -> None:
         if not self.finite:
             raise diverged("loss or its gradient", self.at.step)
-
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    """Let cuDNN choose kernels that give the same sums each time."""
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before

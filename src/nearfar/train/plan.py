@@ -7,10 +7,11 @@ import torch
 
 from nearfar.config import Config
 from nearfar.train.live import duration
+from nearfar.train.passes import Passes, probe_size, shown, weigh
 from nearfar.train.precision import Numerics
 from nearfar.train.randomness import derive_seed
 from nearfar.train.setup import Parts, weight_count
-from nearfar.train.trial import measured_numerics, try_steps
+from nearfar.train.trial import measured_numerics
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Plan:
         loss: the loss with all its settings.
         loss_value: of the first batch.
         weights: number of weights.
-        memory: bytes of weights, gradients, optimiser and activations.
+        memory: bytes of weights, gradients, optimiser, batch (its images as bytes, its embeddings) and
+            activations (of a chunk).
         steps_per_epoch: length of an epoch.
         steps, epochs: length of the run; the last epoch may be cut.
         step_seconds: of one training step without reading images.
         numerics: number format and why.
         device: where it runs.
+        passes: what the batch costs in one pass and in two.
     """
 
     train: tuple[int, int]
@@ -47,13 +50,14 @@ class Plan:
     step_seconds: float
     numerics: Numerics
     device: str
+    passes: Passes
 
     def __str__(self) -> str:
         def part(name: str, counts: tuple[int, int]) -> str:
             return f"{name:<12}{counts[0]:,} images of {counts[1]:,} classes"
 
         epoch, run = (duration(self.step_seconds * steps) for steps in (self.steps_per_epoch, self.steps))
-        memory = ", ".join(f"{name} {_megabytes(size)}" for name, size in self.memory.items())
+        memory = ", ".join(f"{name} {shown(size)}" for name, size in self.memory.items())
         return "\n".join(
             [
                 part("train", self.train),
@@ -62,8 +66,9 @@ class Plan:
                 f"batch       {list(self.batch)} -> embeddings {list(self.embedding)}",
                 f"loss        {self.loss} = {self.loss_value:.4f} on the first batch",
                 f"weights     {self.weights:,}",
-                f"memory      {_megabytes(sum(self.memory.values()))}: {memory}",
+                f"memory      {shown(sum(self.memory.values()))}: {memory}",
                 f"device      {self.device}, {self.numerics.precision} ({self.numerics.reason})",
+                *self.passes.lines(),
                 f"time        {self.step_seconds:.3f} s a step, {epoch} an epoch of {self.steps_per_epoch} "
                 f"steps, {run} for {self.steps:,} steps ({self.epochs} epochs)",
                 "nothing was written.",
@@ -72,43 +77,61 @@ class Plan:
 
 
 def plan(config: Config, parts: Parts) -> Plan:
-    """Send the first batch through data, augmentation, network, loss and optimiser, on a copy."""
+    """Send the first batch through data, augmentation, network and loss, and copies of both backward.
+
+    No more than `probe_size` images are in the network at a time: one may ask for a batch that does not fit.
+    """
     images, labels, _ = next(iter(parts.images.batches(parts.sampler)))
+    n, chunk, dim = len(labels), config.batch.chunk, parts.embedder.dim
     generator = torch.Generator().manual_seed(derive_seed(config.train.seed, 0, 0, 1))
-    pixels = parts.augment(images.to(parts.device), generator)
+    drawn = parts.augment.draw(n, generator)
     labels = labels.to(parts.device)
+    probe = probe_size(parts.embedder.preprocess.size, n, chunk)
 
     numerics = measured_numerics(config, parts)
-    cost = try_steps(parts.embedder, parts.loss, pixels, labels, numerics=numerics, steps=2)
+    parts.embedder.eval()
+    embeddings, first = [], None
     with torch.no_grad():
-        embeddings = parts.embedder.eval()(pixels)
-        value = parts.loss(embeddings, labels)
+        for some, draws in zip(images.split(probe), drawn.split(probe), strict=True):
+            pixels = parts.augment.apply(some.to(parts.device), draws)
+            first = pixels if first is None else first
+            embeddings.append(parts.embedder(pixels))
+        value = parts.loss(torch.cat(embeddings), labels)
+    assert first is not None
     learned = [p for group in parts.optimizer.param_groups for p in group["params"]]
     size = sum(p.numel() * p.element_size() for p in learned)
+    kept = {
+        "weights": sum(p.numel() * p.element_size() for p in parts.embedder.parameters()),
+        "gradients": size,
+        "optimiser": size * (2 if config.optimizer.name == "adamw" else 1),
+        "batch": images.nbytes + 2 * 4 * n * dim,  # embeddings and their gradient
+    }
+    passes = weigh(
+        parts.embedder,
+        parts.loss,
+        parts.memory,
+        first,
+        labels,
+        chunk=chunk,
+        always=sum(kept.values()),
+        numerics=numerics,
+    )
     validation = parts.tables.validation
     return Plan(
         train=(len(parts.images), parts.images.table.class_count()),
         validation=None if validation is None else (len(validation), validation.class_count()),
         test=(len(parts.tables.test), parts.tables.test.class_count()),
-        batch=tuple(pixels.shape),
-        embedding=tuple(embeddings.shape),
+        batch=(n, *first.shape[1:]),
+        embedding=(n, dim),
         loss=str(parts.loss),
         loss_value=float(value),
         weights=weight_count([parts.embedder]),
-        memory={
-            "weights": sum(p.numel() * p.element_size() for p in parts.embedder.parameters()),
-            "gradients": size,
-            "optimiser": size * (2 if config.optimizer.name == "adamw" else 1),
-            "activations": cost.activations,
-        },
+        memory={**kept, "activations": passes.bytes_with(chunk) - passes.always},
         steps_per_epoch=len(parts.sampler),
         steps=parts.steps,
         epochs=math.ceil(parts.steps / len(parts.sampler)),
-        step_seconds=cost.seconds,
+        step_seconds=passes.two_passes if passes.chunk else passes.one_pass,
         numerics=numerics,
         device=str(parts.device),
+        passes=passes,
     )
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:,.1f} MB" if size < 2**30 else f"{size / 2**30:,.2f} GB"

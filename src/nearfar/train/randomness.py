@@ -6,11 +6,14 @@ anything else that draws gets the same numbers in a resumed run as in one that w
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def derive_seed(*numbers: int) -> int:
@@ -37,3 +40,46 @@ def own_randomness() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """Where the global generators of torch, numpy and python stand; `restore` makes them draw the same again.
+
+    Attributes:
+        devices: state of the generator of each device that is not the CPU.
+    """
+
+    python: Any
+    numpy: Any
+    torch: Tensor
+    devices: dict[torch.device, Tensor]
+
+    @classmethod
+    def now(cls, devices: Iterable[torch.device] = ()) -> "RandomState":
+        """Return where they stand, those of ``devices`` included."""
+        return cls(
+            random.getstate(),
+            np.random.get_state(),  # noqa: NPY002
+            torch.get_rng_state(),
+            {device: _of_device(device) for device in devices},
+        )
+
+    def restore(self) -> None:
+        """Put them back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        torch.set_rng_state(self.torch)
+        for device, state in self.devices.items():
+            if device.type == "mps":  # it knows one generator, and no argument
+                torch.mps.set_rng_state(state)
+            else:
+                torch.get_device_module(device).set_rng_state(state, device)
+
+
+def _of_device(device: torch.device) -> Tensor:
+    return (
+        torch.mps.get_rng_state()
+        if device.type == "mps"
+        else torch.get_device_module(device).get_rng_state(device)
+    )

@@ -10,13 +10,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from nearfar.config import Config
-from nearfar.data import Augment, Images, PKSampler, Table, packs, read_table, split_by_class, train_and_test
+from nearfar.config import AddedLoss, Config
+from nearfar.config import Loss as LossSection
+from nearfar.config.loss_settings import named
+from nearfar.data import Augment, Images, Table, packs, read_table, split_by_class, train_and_test
+from nearfar.data.decode import processors
+from nearfar.data.samplers import BatchSampler, create_sampler
+from nearfar.distributed import local_world_size
 from nearfar.errors import ConfigError, DataError
-from nearfar.losses import Loss
+from nearfar.losses import Loss, Sum
 from nearfar.losses import create as create_loss
 from nearfar.losses.registry import has_proxies
+from nearfar.memory import CrossBatchMemory
 from nearfar.models import Embedder
+from nearfar.train.large_batch import batch_norm_refusal
 from nearfar.train.optimizer import create_optimizer, parameter_groups
 from nearfar.train.randomness import seed_everything
 from nearfar.train.schedule import Schedule
@@ -46,10 +53,11 @@ class Parts:
     tables: Tables
     images: Images
     validation_images: Images | None
-    sampler: PKSampler
+    sampler: BatchSampler
     augment: Augment
     embedder: Embedder
-    loss: Loss
+    loss: Loss | Sum
+    memory: CrossBatchMemory | None
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     device: torch.device
@@ -98,13 +106,18 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
     if embedder is None:
         embedder = Embedder(**config.model.model_dump())
     embedder = embedder.to(device)
+    _check_chunks(config, embedder)
     images = _images(config, tables.train, embedder)
     loss = make_loss(config, images.table.label, embedder.dim).to(device)
-    sampler = PKSampler(
+    sampler_name, sampler_settings = named(config.batch.sampler)
+    sampler = create_sampler(
+        sampler_name,
         images.table.label,
         config.batch.classes_per_batch,
         config.batch.images_per_class,
-        seed=config.train.seed,
+        config.train.seed,
+        columns=images.table.columns,
+        **sampler_settings,
     )
     wanted = config.optimizer
     steps = config.train.steps or config.train.epochs * len(sampler)
@@ -127,6 +140,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         ),
         embedder=embedder,
         loss=loss,
+        memory=make_memory(config, loss),
         optimizer=create_optimizer(groups, wanted),
         schedule=Schedule.of(wanted, steps, len(sampler)),
         device=device,
@@ -135,9 +149,38 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
     )
 
 
-def make_loss(config: Config, labels: np.ndarray, dim: int) -> Loss:
+def _check_chunks(config: Config, embedder: Embedder) -> None:
+    """Refuse chunks where batch norm would compute something else in them, before anything is read."""
+    chunk, batch = config.batch.chunk, config.batch.classes_per_batch * config.batch.images_per_class
+    if not 0 < chunk < batch:
+        return
+    if embedder.backbone_name == "nearfar/small":
+        advice = "set model.backbone = 'nearfar/small-group-norm', or batch.chunk = 0."
+    elif config.model.pretrained:
+        advice = (
+            "set model.freeze_batch_norm = true, take a backbone with layer norm such as 'convnext_atto', or "
+            "set batch.chunk = 0."
+        )
+    else:
+        advice = (
+            "take a backbone with layer norm such as 'convnext_atto', or set batch.chunk = 0; to freeze them "
+            "suits pretrained weights only, as a network from nothing would then have no normalisation."
+        )
+    if (refusal := batch_norm_refusal(embedder.train(), chunk, batch, advice)) is not None:
+        raise ConfigError(refusal)
+
+
+def make_loss(config: Config, labels: np.ndarray, dim: int) -> Loss | Sum:
     """Return the loss that ``config.loss`` describes, for training labels and embeddings of ``dim``."""
-    wanted = config.loss
+    if not config.loss.add:
+        return _one_loss(config.loss, labels, dim)
+    weighted: dict[str | Loss, float] = {_one_loss(config.loss, labels, dim): 1.0}
+    for added in config.loss.add:
+        weighted[_one_loss(added, labels, dim)] = added.weight
+    return Sum(weighted)
+
+
+def _one_loss(wanted: LossSection | AddedLoss, labels: np.ndarray, dim: int) -> Loss:
     needed = has_proxies(wanted.name)
     return create_loss(
         wanted.name,
@@ -146,7 +189,42 @@ def make_loss(config: Config, labels: np.ndarray, dim: int) -> Loss:
         reduction=wanted.reduction,
         classes=torch.from_numpy(labels) if needed else None,
         dim=dim if needed else None,
+        sample=wanted.sample,
+        tilt=wanted.tilt,
+        class_weights=_balanced(labels) if wanted.class_weights == "balanced" else None,
         **wanted.settings,
+    )
+
+
+def _balanced(labels: np.ndarray) -> dict[int, float]:
+    """Weigh classes by 1 over their number of images, with a mean of 1 over the images."""
+    classes, counts = np.unique(labels, return_counts=True)
+    weights = len(labels) / (len(classes) * counts)
+    return dict(zip(classes.tolist(), weights.tolist(), strict=True))
+
+
+def make_memory(config: Config, loss: Loss | Sum) -> CrossBatchMemory | None:
+    """Return the memory that ``config.memory`` describes, if any.
+
+    Raises:
+        ConfigError: if the loss has no use for it.
+    """
+    wanted = config.memory
+    if wanted.size == 0:
+        return None
+    losses = loss.losses.values() if isinstance(loss, Sum) else [loss]
+    if not any(one.compares_with_the_batch for one in losses if isinstance(one, Loss)):
+        raise ConfigError(
+            f"memory.size = {wanted.size} has no use with {config.loss.name}, which does not compare "
+            "embeddings with each other; set it to 0."
+        )
+    return CrossBatchMemory(
+        wanted.size,
+        start_after=wanted.start_after,
+        device="cpu" if wanted.device == "cpu" else None,
+        dtype=getattr(torch, wanted.dtype),
+        combine=wanted.combine,
+        weight=wanted.weight,
     )
 
 
@@ -194,11 +272,13 @@ def _hold_out(config: Config, train: Table) -> tuple[Table, Table]:
 
 
 def _images(config: Config, table: Table, embedder: Embedder) -> Images:
-    wanted = config.data
+    wanted, workers = config.data, config.data.workers
+    if workers == "auto" and local_world_size() > 1:  # the processors are shared
+        workers = max(1, min(processors(), 16) // local_world_size())
     return Images(
         table,
         embedder.preprocess,
         memory_limit=int(wanted.memory_limit),
-        workers=wanted.workers,
+        workers=workers,
         skip_unreadable=wanted.skip_unreadable,
     )

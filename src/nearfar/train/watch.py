@@ -15,7 +15,8 @@ from nearfar.losses import Loss
 COLLAPSED = 1e-3
 GAP = 0.01
 TIED = 0.01
-PATIENCE = {"collapse": 10, "no_positives": 10, "margin": 25, "no_gap": 50}
+DRIFTED = 0.9
+PATIENCE = {"collapse": 10, "no_positives": 10, "margin": 25, "no_gap": 50, "drift": 5}
 
 _texts = {
     "collapse": (
@@ -34,6 +35,10 @@ _texts = {
     "ties": (
         "{tied:.0%} of the held-out images have a right and a wrong neighbour at exactly the same "
         "similarity; look for duplicate images or a collapse."
+    ),
+    "drift": (
+        "the embeddings in memory are not what the network makes now (cosine {drift:.2f}), and pushing "
+        "against them does harm; raise memory.start_after, lower optimizer.lr or make memory.size smaller."
     ),
     "no_positives": (
         "the batches have no positive pair, so nothing pulls; check the labels, or set "
@@ -133,9 +138,11 @@ class Watch:
             "no_positives": math.isnan(numbers.positive_similarity),
         }
         for fault, now in faults.items():
-            self._seen[fault] = self._seen[fault] + 1 if now else 0
-            if self._seen[fault] >= PATIENCE[fault]:
-                self._tell_once(fault, **asdict(numbers), margin=self._margin)
+            self._count(fault, now, **asdict(numbers), margin=self._margin)
+
+    def look_at_memory(self, drift: float) -> None:
+        """Take the mean cosine of embeddings with their older versions in memory."""
+        self._count("drift", drift < DRIFTED, drift=drift)
 
     def look_at_ties(self, tied: float) -> None:
         """Take the share of validation images whose result hangs on equal similarities."""
@@ -150,6 +157,11 @@ class Watch:
         """Take the counts of a checkpoint."""
         self._seen = dict(state["seen"])
         self._told = list(state["told"])
+
+    def _count(self, fault: str, now: bool, **values: Any) -> None:
+        self._seen[fault] = self._seen[fault] + 1 if now else 0
+        if self._seen[fault] >= PATIENCE[fault]:
+            self._tell_once(fault, **values)
 
     def _tell_once(self, fault: str, **values: Any) -> None:
         if fault not in self._told:

@@ -92,6 +92,14 @@ def test_powers_below_one_at_zero():
         assert torch.autograd.grad(top, x)[0].item() == 0
 
 
+def test_the_square_of_zero_in_the_original():
+    """Power 2 has a rule of its own there; power 3 divides 0 by 0."""
+    for power, is_nan in ((2, False), (3, True)):
+        x = torch.zeros(1, requires_grad=True)
+        (gradient,) = torch.autograd.grad(Power(power, parity=True)(x), x)
+        assert gradient.isnan().item() == is_nan
+
+
 def test_euclidean_loss_by_hand():
     """Half the mean over two samples of 4 + 1 and 9."""
     x, y = torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.zeros(2, 2)

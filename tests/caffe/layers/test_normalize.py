@@ -67,6 +67,15 @@ def test_zero_rows(layer):
         assert gradient[0].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("layer", EVERY[1:], ids=repr)
+def test_rows_as_good_as_zero(layer):
+    """Their direction is rounding, and its gradient would be 1e13 of it."""
+    x = torch.full((1, 3), 1e-13, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    assert not y.any()
+    assert not torch.autograd.grad(y[0, 0], x)[0].any()
+
+
 def test_zero_rows_of_the_original():
     y = L2Normalize("B", parity=True)(torch.zeros(1, 3, requires_grad=True))
     y.sum().backward()

@@ -98,7 +98,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("number", "kept"), [(2, 2), (3, 3), (-0.5, 5), (-0.3, 3), (-1.0, 10), (0, 1), (40, 10)]
+    ("number", "kept"), [(2, 2), (3, 3), (-0.5, 5), (-0.3, 3), (-1.0, 10), (-1.5, 10), (0, 1), (40, 10)]
 )
 def test_default_keeps_as_many_as_it_is_told(number, kept):
     x, labels = batch(6, 2, 16, seed=5)
@@ -202,6 +202,59 @@ def test_edges_are_finite(n, parity, backend):
             assert all(top.isfinite() for top in tops.values())
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("parity", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_features_that_are_no_numbers_show_in_the_loss(backend, parity, method):
+    """Even where nothing can be selected, because a threshold is no number."""
+    x, labels = batch(4, 3, 6)
+    npair = NPairMultiClassLoss(
+        ap_mining_method=method, an_mining_method=method, parity=parity, backend=backend
+    )
+    for wrong in (torch.nan, torch.inf):
+        x[5, 2] = wrong
+        assert npair(x, labels)["loss"].isnan()
+
+
+@pytest.mark.parametrize(
+    ("second", "parity", "first_loss"), [(0.5, True, 95), (-1, True, 0), (-1, False, 110)]
+)
+def test_exponentials_end_where_single_precision_does(second, parity, first_loss):
+    """The positive of row 0 lies 95 or 110 below its negative: exp(-95) is still there, exp(-110) is not."""
+    x = torch.tensor([[10.0], [second], [10.0]])
+    loss = NPairMultiClassLoss(parity=parity)(x, torch.tensor([0, 0, 1]))["loss"]
+    assert loss.item() == pytest.approx((first_loss + np.log(2)) / 3, rel=1e-5)
+
+
+def test_exponentials_that_single_precision_makes_equal():
+    """exp(-103) and exp(-103.2) are both 2^-149: the negative of row 0 at -3.2 ties with its positive at -3."""
+    x = torch.tensor([[10.0], [-0.3], [10.0], [10.0], [10.0], [10.0], [-0.32], [-0.5]])
+    labels = torch.tensor([0, 0, 1, 2, 3, 4, 5, 6])
+    assert NPairMultiClassLoss(parity=True)(x, labels)["retrieval_top5"] == 0
+    assert NPairMultiClassLoss()(x, labels)["retrieval_top5"] == 1 / 8
+
+
+def test_similarities_are_not_computed_in_half_precision():
+    x, labels = batch(4, 3, 6)
+    expected = NPairMultiClassLoss()(x, labels)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert NPairMultiClassLoss()(x, labels)["loss"] == expected
+
+
+def test_an_empty_batch_gives_zeros():
+    for parity in (True, False):
+        tops = NPairMultiClassLoss(parity=parity)(torch.zeros(0, 3), torch.zeros(0))
+        assert all(top == 0 for top in tops.values())
+
+
+def test_tops_have_the_type_of_the_features():
+    x, labels = batch(4, 3, 6)
+    for dtype in (torch.float32, torch.float64):
+        for parity in (True, False):
+            tops = NPairMultiClassLoss(parity=parity)(x.to(dtype), labels)
+            assert {top.dtype for top in tops.values()} == {dtype}
+
+
 def test_half_precision_is_computed_in_single():
     x, labels = batch(4, 3, 6)
     half = x.bfloat16().requires_grad_()
@@ -216,7 +269,11 @@ def test_half_precision_is_computed_in_single():
     [
         ({"ap_mining_method": "HARDD"}, "ap_mining_method 'HARDD' is not one of .* Did you mean 'HARD'"),
         ({"an_mining_region": "ALL"}, "an_mining_region 'ALL' is not one of GLOBAL, LOCAL"),
+        ({"an_mining_method": "easy"}, "Did you mean 'EASY'"),
         ({"tops": 6}, "1 to 5 tops; got tops=6"),
+        ({"identsn": float("nan"), "ap_mining_method": "RELATIVE_HARD"}, "identsn must be a finite number"),
+        ({"diffsn": float("inf"), "parity": True}, "diffsn must be a finite number below .*; got inf"),
+        ({"margin_diff": -float("inf")}, "margin_diff must be a finite number below .*; got -inf"),
     ],
 )
 def test_settings_that_are_refused(settings, sentence):

@@ -81,6 +81,21 @@ def test_of_equals_the_first_are_taken(seed):
         assert np.flatnonzero(mask[row]).tolist() == sorted(expected.tolist())
 
 
+def test_of_equals_the_first_are_taken_in_a_large_batch():
+    """The tiled backend sorts rows by class, and classes come more than once."""
+    random = np.random.default_rng(0)
+    x = torch.tensor(random.integers(-1, 2, size=(640, 3)), dtype=torch.float32)
+    labels = torch.tensor(random.integers(0, 80, size=320)).repeat_interleave(2)
+    mask = RankHardLoss(5, 2, 1.0, 0.0, margin=1.0).selected(x, labels)
+    s = x @ x.T
+    for row in range(0, 640, 2):
+        violators = (labels != labels[row]) & (s[row] > s[row, row + 1] - 1)
+        order = s[row].masked_fill(~violators, -torch.inf).sort(descending=True, stable=True).indices
+        assert mask[row].nonzero().squeeze(1).tolist() == sorted(
+            order[: min(5, int(violators.sum()))].tolist()
+        )
+
+
 def test_random_choices_are_spread_evenly():
     """One of four hard and one other: each hard one in 1 of 4 draws, each other one in 1 of 7."""
     angle = torch.linspace(0.1, 1.0, 8)

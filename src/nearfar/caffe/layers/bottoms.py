@@ -75,6 +75,5 @@ def check_word(layer: str, setting: str, word: str, known: tuple[str, ...]) -> N
         NearfarError: with the words it knows.
     """
     if word not in known:
-        raise NearfarError(
-            f"{layer}: {setting} {word!r} is not one of {', '.join(known)}.{suggest(str(word), list(known))}"
-        )
+        hint = suggest(str(word).upper(), list(known))
+        raise NearfarError(f"{layer}: {setting} {word!r} is not one of {', '.join(known)}.{hint}")

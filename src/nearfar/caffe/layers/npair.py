@@ -90,6 +90,16 @@ class NPairMultiClassLoss(nn.Module):
             check_word("NPairMultiClassLoss", f"{kind}_mining_method", method, tuple(METHODS))
         if not 1 <= tops <= len(TOPS):
             raise NearfarError(f"NPairMultiClassLoss gives 1 to {len(TOPS)} tops; got tops={tops}.")
+        for name, number in [
+            ("margin_ident", margin_ident),
+            ("margin_diff", margin_diff),
+            ("identsn", identsn),
+            ("diffsn", diffsn),
+        ]:
+            if not abs(number) < 2**31:
+                raise NearfarError(
+                    f"NPairMultiClassLoss: {name} must be a finite number below 2^31; got {number}."
+                )
         self.parity, self.tops, self.backend = parity, tops, backend
         self.rule = _rule(
             {
@@ -138,6 +148,8 @@ class NPairMultiClassLoss(nn.Module):
             else:
                 loss = value([x])
         asum = x.detach().abs().sum() / max(1, len(x))
+        # A threshold that is no number selects nothing: the loss would be 0 and nobody would notice.
+        loss = torch.where(asum.isfinite(), loss, torch.nan)
         if self.tops == 1:
             return {"loss": replaced(loss, asum) if self.parity else loss}
         return dict(zip([*TOPS[: self.tops - 1], TOPS[-1]], [loss, *metrics, asum], strict=True))

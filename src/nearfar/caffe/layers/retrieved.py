@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar.mining.rounding import slack
@@ -42,10 +42,10 @@ def hits(
     bound = (best - slack(pairs)).masked_fill(~some, torch.inf)
     (rivals,) = pairs.stream(Count(above=bound))
     if not parity:
-        return [(some & (rivals < k)).float().mean() for k in depths]
+        return [_share(some & (rivals < k), best) for k in depths]
     rivals = rivals + pairs.per_anchor((positive > bound[anchor]).to(positive), "sum")
     others = len(pairs.block.candidates) - 1
-    return [(some & (rivals <= min(k, others - 1))).float().mean() for k in depths]
+    return [_share(some & (rivals <= min(k, others - 1)), best) for k in depths]
 
 
 def overflowing(pairs: Pairs) -> Float[Tensor, " anchor"] | None:
@@ -68,6 +68,10 @@ def shown_to_the_layer(pairs: Pairs, highest: Float[Tensor, " anchor"]) -> Pairs
     limit = highest + ZERO
     s, anchor = pairs.positives.similarity.detach(), pairs.positives.anchor
     return pairs.narrow(positives=s > limit[anchor], above=limit)
+
+
+def _share(hit: Bool[Tensor, " anchor"], like: Tensor) -> Float[Tensor, ""]:
+    return hit.to(like).sum() / max(1, len(hit))
 
 
 def _equal_when_raised(best: Tensor, highest: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
-"""Which rank this process is, and the rows of all ranks as one tensor. The only user of torch.distributed."""
+"""The rows of all ranks as one tensor, differentiable: what the gradient of a sum of losses needs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -9,17 +10,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from nearfar.distributed.world import rank, world_size
 from nearfar.errors import NearfarError
-
-
-def world_size() -> int:
-    """Return the number of ranks; 1 where torch.distributed is not running."""
-    return dist.get_world_size() if _running() else 1
-
-
-def rank() -> int:
-    """Return this process's place among the ranks; 0 where torch.distributed is not running."""
-    return dist.get_rank() if _running() else 0
 
 
 def row_counts(rows: Shaped[Tensor, "row *rest"]) -> list[int]:
@@ -65,6 +57,68 @@ def gather_rows(
     return _Gathered.apply(rows, counts)  # pyrefly: ignore
 
 
+def total(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Return the sum of the ranks' values, on every rank; no gradient."""
+    return _reduced(values, dist.ReduceOp.SUM) if world_size() > 1 else values
+
+
+def highest(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Return the largest of the ranks' values, on every rank; no gradient."""
+    return _reduced(values, dist.ReduceOp.MAX) if world_size() > 1 else values
+
+
+def around_the_ring(*rows: Shaped[Tensor, "..."]) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Yield the parts that the ranks have, the own one first, each with the rank that it is of.
+
+    A rank holds two parts at a time and passes one on to the next rank, while the caller works on it. Every
+    rank must take all of them.
+
+    Args:
+        rows: tensors with a row for each item; ranks may have different numbers of them.
+
+    Raises:
+        NearfarError: if the ranks' rows differ in size or type.
+    """
+    parts = tuple(x.detach().contiguous() for x in rows)
+    counts, *_ = [row_counts(x) for x in parts]
+    size, own = world_size(), rank()
+    for step in range(size):
+        owner, following = (own - step) % size, (own - step - 1) % size
+        coming = tuple(x.new_empty(counts[following], *x.shape[1:]) for x in parts)
+        jobs: list[dist.P2POp] = []
+        if step + 1 < size and counts[owner]:
+            jobs += [dist.P2POp(dist.isend, x, (own + 1) % size) for x in parts]
+        if step + 1 < size and counts[following]:
+            jobs += [dist.P2POp(dist.irecv, x, (own - 1) % size) for x in coming]
+        under_way = dist.batch_isend_irecv(jobs) if jobs else []
+        yield owner, parts
+        for job in under_way:
+            job.wait()
+        parts = coming
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Raise on every rank the NearfarError that is raised on one, of several that of the lowest rank.
+
+    Every rank must leave this context, so nothing inside may wait for other ranks.
+    """
+    own: NearfarError | None = None
+    try:
+        yield
+    except NearfarError as error:
+        own = error
+    if world_size() == 1:
+        if own is not None:
+            raise own
+        return
+    every: list[NearfarError | None] = [None] * world_size()
+    dist.all_gather_object(every, own)
+    for error in every:
+        if error is not None:
+            raise error
+
+
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
@@ -84,5 +138,7 @@ class _Gathered(torch.autograd.Function):
         return total[ctx.own], None
 
 
-def _running() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def _reduced(values: Tensor, how: Any) -> Tensor:
+    result = values.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(result, how)
+    return result

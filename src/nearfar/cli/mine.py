@@ -1,0 +1,82 @@
+"""The command that shows what a model finds hard among its training images."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nearfar.cli.app import app
+from nearfar.cli.runs import config_of, fetch
+from nearfar.cli.show import Steps, print_grid, print_json
+from nearfar.config import Config
+
+
+@app.command()
+def mine(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
+    most: Annotated[
+        int, typer.Option(help="Embed at most this many images, some of each class.", min=4)
+    ] = 5000,
+    margin: Annotated[
+        float, typer.Option(help="Similarity by which a semi-hard negative falls short.")
+    ] = 0.2,
+    guard: Annotated[
+        float,
+        typer.Option(help="Suspect a negative that is nearer than this share of all pairs of one class."),
+    ] = 0.95,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Show hard negatives, confused classes and suspect labels among the training images; write mine.html."""
+    config = Config.load(config_of(run))
+    fetch(config.data.source)
+    import torch
+
+    import nearfar
+    from nearfar import offline
+    from nearfar.report.baselines import readable
+    from nearfar.report.mined import summarise_mined, told_in_lines, write_mined
+    from nearfar.train.precision import choose_device
+    from nearfar.train.setup import tables_of
+
+    table = readable(tables_of(config).train, config)
+    rows = offline.subset(table.label, most, seed=config.train.seed)
+    shown = table.select(rows)
+    with Steps("embed") as steps:
+        model = nearfar.load(run).to(choose_device("auto"))
+        embeddings = model.encode(shown, progress=steps)
+    mined = offline.mine(
+        embeddings, torch.from_numpy(shown.label), ids=torch.from_numpy(rows), margin=margin, guard=guard
+    )
+    summary: dict[str, Any] = {"run": str(run), "images_in_all": len(table), **summarise_mined(mined, shown)}
+    page = write_mined(mined, shown, summary, run, source=f"{table.name or table.source}, {run.name}")
+    if as_json:
+        print_json({**summary, "page": str(page)})
+        return
+    part = "" if len(shown) == len(table) else f" (of {len(table):,})"
+    pictures = summary["pictures"]
+    print(
+        f"{len(shown):,} training images{part} of {summary['classes']:,} classes: "
+        f"{pictures['hard']:,} have a hard negative, {pictures['semi_hard']:,} a semi-hard one at most.\n"
+    )
+    print_grid(["triplets", "", "share"], told_in_lines(summary), right=(1, 2))
+    if summary["confusions"]:
+        print("\nConfused most, by images with a hard negative in the other class:")
+        print_grid(
+            ["classes", "images"],
+            [
+                (" and ".join(each["classes"]), f"{each['count']} of {each['of']}")
+                for each in summary["confusions"][:8]
+            ],
+        )
+    print(f"\n{_suspects(summary['suspects'])}\n\nThe page: {page.resolve()}")
+
+
+def _suspects(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return "No pair of images looks like one thing under two labels."
+    pairs = "pair of images looks" if len(found) == 1 else "pairs of images look"
+    first = found[0]
+    return (
+        f"{len(found):,} {pairs} like one thing under two labels; the most alike: "
+        f"{first['images'][0]} ({first['classes'][0]}) and {first['images'][1]} ({first['classes'][1]})."
+    )

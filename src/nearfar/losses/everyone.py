@@ -1,0 +1,205 @@
+"""What the ranks tell each other before a loss: how many rows they have, their labels, and what is wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from nearfar.distributed import rank, settings, world_size
+from nearfar.distributed.exchange import numbers_of_all, rows_of_all
+from nearfar.distributed.world import device_of
+from nearfar.errors import NearfarError, NonFiniteError
+from nearfar.losses.batch import Batch
+from nearfar.similarity import Relevance
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+EXCHANGES = ("auto", "gather", "ring")
+
+Words = Callable[[int], str]
+# What must be the same on all ranks, and how a rank says what it has.
+ALIKE: dict[str, Words] = {
+    "loss": lambda _: "its own loss",
+    "training": lambda x: f"its loss in {'training' if x else 'evaluation'} mode",
+    "dim": lambda x: f"embeddings of {x} dimensions",
+    "dtype": lambda x: f"embeddings of {DTYPES[x]}",
+    "tags": lambda x: {-1: "Relevance", 0: "labels that are classes"}.get(x, f"labels of {x} tags"),
+    "weights": lambda x: "weights" if x else "no weights",
+    "ids": lambda x: "ids" if x else "no ids",
+    "candidate_dim": lambda x: "no candidates" if x < 0 else f"candidates of {x} dimensions",
+    "candidate_dtype": lambda x: "no candidates" if x < 0 else f"candidates of {DTYPES[x]}",
+    "candidate_ids": lambda x: "candidate_ids" if x else "no candidate_ids",
+    "memory": lambda x: "no memory" if x < 0 else f"a memory that has taken in {x} embeddings",
+    "exchange": lambda x: f"settings.exchange = {EXCHANGES[x]!r}",
+}
+# What may differ: whether the call failed at once, numbers to send, rows, …
+OWN = ("failed", "numbers", "rows", "candidates", "pairs", "finite", "learning")
+
+
+@dataclass(frozen=True, eq=False)
+class Everyone:
+    """A batch of all ranks.
+
+    Attributes:
+        batch: labels, ids and weights of all ranks; the vectors are still those of this rank.
+        counts: rows of each rank.
+        candidate_counts: candidates of each rank; None without candidates.
+        learning: what any rank wants the gradient of, as ``wanted`` says it.
+    """
+
+    batch: Batch
+    counts: list[int]
+    candidate_counts: list[int] | None
+    learning: int
+
+    @property
+    def bytes_to_gather(self) -> int:
+        """What the rows that anchors are compared with, and their gradient, take on a rank that has all."""
+        rows = self.batch.embeddings if self.batch.candidates is None else self.batch.candidates
+        counts = self.counts if self.candidate_counts is None else self.candidate_counts
+        return 2 * sum(counts) * rows.shape[1] * max(4, rows.element_size())
+
+    @property
+    def own(self) -> Int[Tensor, " row"]:
+        """Which of all rows are this rank's."""
+        start = sum(self.counts[: rank()])
+        return torch.arange(start, start + self.counts[rank()], device=self.batch.embeddings.device)
+
+
+def wanted(*groups: bool) -> int:
+    """Say in one number which groups of tensors a gradient is wanted of; none under ``torch.no_grad``."""
+    if not torch.is_grad_enabled():
+        return 0
+    return sum(2**place for place, wants in enumerate(groups) if wants)
+
+
+def meet_ranks(
+    batch: Batch, check: Callable[[], None], *, loss: str, training: bool, memory: int, learning: int
+) -> Everyone:
+    """Exchange all but the vectors, in two collectives; every rank comes to the same verdict.
+
+    Args:
+        check: raises what is wrong with this rank's arguments.
+        memory: how many embeddings the memory has taken in; -1 for none.
+        learning: see ``wanted``.
+
+    Raises:
+        NearfarError: the same on every rank, if one of them has called the loss wrongly, or otherwise than
+            the others.
+        NonFiniteError: if a rank has a NaN or an infinity.
+    """
+    device, sentence = device_of(batch.embeddings), ""
+    try:
+        check()
+    except NearfarError as error:
+        sentence = str(error)
+    if sentence:
+        sent = torch.tensor(list(sentence.encode()), dtype=torch.int64, device=device)
+        own = dict.fromkeys((*OWN, *ALIKE), 0) | {"failed": 1, "numbers": len(sent)}
+    else:
+        sent = _packed(batch)
+        own = _described(batch) | {
+            "failed": 0,
+            "numbers": len(sent),
+            "loss": crc32(loss.encode()),
+            "training": int(training),
+            "memory": memory,
+            "learning": learning,
+        }
+    keys = (*OWN, *ALIKE)
+    ranks = [
+        dict(zip(keys, values, strict=True)) for values in numbers_of_all([own[key] for key in keys], device)
+    ]
+    lengths = [each["numbers"] for each in ranks]
+    numbers = rows_of_all(sent, lengths).split(lengths) if max(lengths) else [sent] * world_size()
+    _refuse(ranks, list(numbers))
+    counts = [each["rows"] for each in ranks]
+    others = None if batch.candidates is None else [each["candidates"] for each in ranks]
+    joint = 0
+    for each in ranks:
+        joint |= each["learning"]
+    return Everyone(_unpacked(batch, ranks, list(numbers)), counts, others, joint)
+
+
+def _described(batch: Batch) -> dict[str, int]:
+    x, y, labels = batch.embeddings, batch.candidates, batch.labels
+    listed = isinstance(labels, Relevance)
+    finite = bool(x.isfinite().all()) and (y is None or bool(y.isfinite().all()))
+    return {
+        "rows": len(x),
+        "candidates": 0 if y is None else len(y),
+        "pairs": len(labels.pairs) if isinstance(labels, Relevance) else 0,
+        "finite": int(finite),
+        "dim": x.shape[1],
+        "dtype": DTYPES.index(x.dtype),
+        "tags": -1 if listed else 0 if labels.ndim == 1 else labels.shape[1],
+        "weights": int(batch.weights is not None),
+        "ids": int(batch.ids is not None),
+        "candidate_dim": -1 if y is None else y.shape[1],
+        "candidate_dtype": -1 if y is None else DTYPES.index(y.dtype),
+        "candidate_ids": int(batch.candidate_ids is not None),
+        "exchange": EXCHANGES.index(settings.exchange),
+    }
+
+
+def _refuse(ranks: list[dict[str, int]], numbers: list[Tensor]) -> None:
+    for k, each in enumerate(ranks):
+        if each["failed"]:
+            raise NearfarError(f"rank {k}: {bytes(numbers[k].tolist()).decode()}")
+    for key, words in ALIKE.items():
+        for k, each in enumerate(ranks):
+            if each[key] != ranks[0][key]:
+                raise NearfarError(
+                    f"rank 0 calls a loss with {words(ranks[0][key])} but rank {k} with {words(each[key])}; "
+                    "all ranks must call the same losses in the same order, with the same kind of batch."
+                )
+    wrong = [k for k, each in enumerate(ranks) if not each["finite"]]
+    if wrong:
+        raise NonFiniteError(
+            f"embeddings of rank {wrong[0]} hold NaN or infinity; the step stops on all {len(ranks)} ranks. "
+            "Lower the learning rate, or look at that rank's images."
+        )
+
+
+def _packed(batch: Batch) -> Int[Tensor, " number"]:
+    """Everything but the vectors as one row of whole numbers; weights as the bits of float64."""
+    weights = None if batch.weights is None else batch.weights.detach().double().view(torch.int64)
+    labels = batch.labels.pairs if isinstance(batch.labels, Relevance) else batch.labels
+    parts = (labels, batch.ids, weights, batch.candidate_labels, batch.candidate_ids)
+    return torch.cat([part.long().flatten() for part in parts if part is not None])
+
+
+def _unpacked(batch: Batch, ranks: list[dict[str, int]], numbers: list[Tensor]) -> Batch:
+    """Put the parts of all ranks behind each other; listed pairs count the rows of all ranks."""
+    columns = ranks[0]["tags"]
+    width = 2 if columns < 0 else max(1, columns)
+    found: dict[str, list[Tensor]] = {}
+    start = first = 0
+    for each, flat in zip(ranks, numbers, strict=True):
+        n, m = each["rows"], each["candidates"]
+        lengths = {"labels": (each["pairs"] if columns < 0 else n) * width}
+        lengths["ids"] = n if batch.ids is not None else 0
+        lengths["weights"] = n if batch.weights is not None else 0
+        lengths["candidate_labels"] = m * width if batch.candidate_labels is not None else 0
+        lengths["candidate_ids"] = m if batch.candidate_ids is not None else 0
+        parts = dict(zip(lengths, flat.split(list(lengths.values())), strict=True))
+        if columns < 0:
+            offset = flat.new_tensor([start, start if batch.candidates is None else first])
+            parts["labels"] = parts["labels"].view(-1, 2) + offset
+        elif columns:
+            parts["labels"] = parts["labels"].view(-1, width)
+            parts["candidate_labels"] = parts["candidate_labels"].view(-1, width)
+        for key, part in parts.items():
+            found.setdefault(key, []).append(part)
+        start, first = start + n, first + m
+    whole = {key: torch.cat(parts) for key, parts in found.items()}
+    return replace(
+        batch,
+        labels=Relevance(whole["labels"]) if columns < 0 else whole["labels"],
+        ids=None if batch.ids is None else whole["ids"],
+        weights=None if batch.weights is None else whole["weights"].view(torch.float64),
+        candidate_labels=None if batch.candidate_labels is None else whole["candidate_labels"],
+        candidate_ids=None if batch.candidate_ids is None else whole["candidate_ids"],
+    )

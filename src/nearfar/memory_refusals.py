@@ -1,0 +1,91 @@
+"""What a memory refuses, in one sentence each: settings that make no sense, batches that do not fit."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nearfar.errors import NearfarError, suggest
+from nearfar.inputs import check_embeddings, relate, shown
+from nearfar.similarity import Relevance
+
+Combine = Literal["together", "sum", "memory"]
+Enqueue = Literal["after", "before"]
+
+
+def check_settings(
+    size: Any, start_after: Any, dtype: torch.dtype | None, combine: str, weight: float, enqueue: str
+) -> None:
+    """Refuse settings of a memory that make no sense.
+
+    Raises:
+        NearfarError: if one does.
+    """
+    for name, value, least in (("size", size, 1), ("start_after", start_after, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise NearfarError(f"{name} of a memory must be a whole number, {least} or more; got {value!r}.")
+    for name, word, known in (
+        ("combine", combine, list(get_args(Combine))),
+        ("enqueue", enqueue, list(get_args(Enqueue))),
+    ):
+        if word not in known:
+            raise NearfarError(
+                f"{name} {word!r} is not one of {', '.join(known)}.{suggest(str(word), known)}"
+            )
+    if dtype is not None and not dtype.is_floating_point:
+        raise NearfarError(f"dtype of a memory must be a floating-point type; got {dtype}.")
+    if not weight >= 0 or (weight != 1.0 and combine != "sum"):
+        raise NearfarError(
+            f'weight must not be negative, and weighs the memory with combine="sum" alone; got {weight} '
+            f"with combine={combine!r}."
+        )
+    if enqueue == "before" and combine == "together":
+        raise NearfarError(
+            "a batch stored before its loss would be among the candidates twice; set "
+            'combine="sum" or combine="memory" with it, or enqueue="after".'
+        )
+
+
+def check_batch(embeddings: Any, labels: Any, ids: Any) -> Tensor:
+    """Refuse a batch that cannot be stored; return its labels.
+
+    Raises:
+        NearfarError: if shapes or types do not fit, or there is no label for each row.
+    """
+    if isinstance(labels, Relevance):
+        raise NearfarError(
+            "a memory keeps a label for each embedding, and Relevance only lists pairs within one batch; "
+            "use classes [n] or tags [n, tag] with a memory."
+        )
+    relate(check_embeddings(embeddings, "embeddings"), labels, ids=ids)
+    return labels
+
+
+def check_fit(
+    embeddings: Tensor,
+    labels: Tensor,
+    ids: Tensor | None,
+    stored: Tensor,
+    stored_labels: Tensor,
+    stored_ids: Tensor | None,
+) -> None:
+    """Refuse a batch that is of another kind than what is stored.
+
+    Raises:
+        NearfarError: if dimensions, the kind of labels, or ids on one side only do not fit.
+    """
+    if embeddings.shape[1] != stored.shape[1]:
+        raise NearfarError(
+            f"this memory holds embeddings of {stored.shape[1]} dimensions but the batch has "
+            f"{embeddings.shape[1]}; call memory.clear() where the model has changed."
+        )
+    if labels.shape[1:] != stored_labels.shape[1:]:
+        raise NearfarError(
+            f"this memory holds labels of shape {list(stored_labels.shape)} but the batch has "
+            f"{shown(labels)}; give every batch classes [n], or the same tags [n, tag]."
+        )
+    if (ids is None) != (stored_ids is None):
+        raise NearfarError(
+            f"this memory was filled {'without' if stored_ids is None else 'with'} ids; give ids=… with "
+            "every batch or with none."
+        )

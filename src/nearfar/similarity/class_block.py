@@ -1,0 +1,163 @@
+"""Anchors against classes that have learned vectors: a ``Block`` whose candidates are the classes."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nearfar.errors import NearfarError
+from nearfar.similarity.class_steps import ModulatedLogSumExp, modulated, step_of, streams
+from nearfar.similarity.class_tiles import PARTS, ClassTiles, Streamed
+from nearfar.similarity.interval import Interval
+from nearfar.similarity.labels import SameClass
+from nearfar.similarity.measure import Measure, between, is_product
+from nearfar.similarity.own_class import Geometry, Own, gathered, grouped
+from nearfar.similarity.reduce import reduce
+from nearfar.similarity.reductions import Count, Reduction, threshold_of
+from nearfar.similarity.relation import Relation
+from nearfar.similarity.stable import full_precision, normalize
+from nearfar.similarity.threads import plainly
+from nearfar.similarity.tiled import TiledBlock
+
+ClassStreamed = Reduction | ModulatedLogSumExp
+
+
+class ClassBlock:
+    """See ``Block``; each anchor has one positive, its own class.
+
+    Attributes:
+        own: each anchor with the vectors of its own class.
+        vectors: of all classes [class · centre, dim], as they were given.
+        streaming: in tiles and flat memory, or as a matrix in memory with plain autograd.
+    """
+
+    def __init__(
+        self,
+        anchors: Float[Tensor, "anchor dim"],
+        vectors: Float[Tensor, "row dim"],
+        place: Int[Tensor, " anchor"],
+        geometry: Geometry,
+        *,
+        streaming: bool,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        dtype = dtype or torch.promote_types(full_precision(anchors[:0]).dtype, vectors.dtype)
+        anchors, vectors = anchors.to(dtype), vectors.to(dtype)
+        k = geometry.centres
+        self.geometry, self.place, self.streaming = geometry, place, streaming
+        rows = (place[:, None] * k + torch.arange(k, device=place.device)).flatten()
+        if streaming:
+            with plainly():
+                self.vectors, own = gathered(vectors, rows)
+        else:
+            self.vectors, own = vectors, vectors[rows]
+        self.own = Own(anchors, own.view(len(anchors), k, vectors.shape[1]), geometry)
+        self.measure: Measure = geometry.measure
+        classes = torch.arange(len(vectors) // k, device=place.device)
+        self.relation = Relation(SameClass(place, classes))
+
+    def __len__(self) -> int:
+        return len(self.own.given)
+
+    @property
+    def anchors(self) -> Tensor:
+        return self.own.anchors
+
+    @property
+    def candidates(self) -> Tensor:
+        """The vectors of all classes as they are compared, [class · centre, dim]."""
+        return normalize(self.vectors) if self.geometry.unit_proxies else self.vectors
+
+    def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:  # noqa: ARG002, each one's own class
+        return self.own.similarity[anchor]
+
+    def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
+        k = self.geometry.centres
+        vectors = self.vectors.view(-1, k, self.vectors.shape[1])[candidate]
+        return Own(self.own.given[anchor], vectors, self.geometry).similarity
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """All similarities [anchor, class]."""
+        each = between(self.anchors, self.candidates, self.measure)
+        return grouped(each.unflatten(1, (-1, self.geometry.centres)), self.geometry.sharpness)
+
+    def stream(
+        self, interval: Interval, owners: Tensor, reductions: Sequence[ClassStreamed]
+    ) -> tuple[Tensor, ...]:
+        if not self.streaming:
+            return tuple(self._of_matrix(reduction, interval) for reduction in reductions)
+        counted = {k: self._count(r) for k, r in enumerate(reductions) if _counts_all(r) and not interval}
+        others = [r for k, r in enumerate(reductions) if k not in counted]
+        if interval or not is_product(self.measure) or not all(streams(r) for r in others):
+            found = iter(self._tiled().stream(interval, owners, others))  # pyrefly: ignore
+        else:
+            found = iter(self._stream(others) if others else ())
+        return tuple(counted[k] if k in counted else next(found) for k in range(len(reductions)))
+
+    @property
+    def parts(self) -> tuple[Tensor, None]:
+        """The vectors as they are compared; nothing is stored."""
+        return self.candidates, None
+
+    def map(
+        self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
+    ) -> "ClassBlock":
+        """Return the same comparisons of changed vectors: as given if they are detached, else as compared."""
+        block = object.__new__(ClassBlock)
+        block.geometry, block.place, block.streaming = self.geometry, self.place, self.streaming
+        block.measure, block.relation = self.measure, self.relation
+        given, own, vectors = self.own.given, self.own.proxies, self.vectors
+        if change is not Tensor.detach:
+            given, own, vectors = self.own.anchors, self.own.candidates, self.candidates
+            plain = Geometry(self.measure, False, False, self.geometry.centres, self.geometry.sharpness)
+            block.geometry = plain
+        other = candidates or change
+        block.vectors = other(vectors)
+        block.own = Own(change(given), other(own.flatten(0, 1)).view(own.shape), block.geometry)
+        return block
+
+    @plainly()
+    def _stream(self, reductions: Sequence[ClassStreamed]) -> tuple[Tensor, ...]:
+        x, w, unit = self.anchors, self.vectors, self.geometry.unit_anchors and self.geometry.unit_proxies
+        bound = 1.0001 if unit else torch.inf
+        like = x.detach().new_empty(len(x))
+        classes = len(w) // self.geometry.centres
+        steps = [step_of(r, bound, classes, PARTS, like) for r in reductions]  # pyrefly: ignore
+        tiles = ClassTiles(x.detach(), w.detach(), self.geometry, self.place, steps)
+        return Streamed.apply(x, w, tiles)  # pyrefly: ignore
+
+    def _tiled(self) -> TiledBlock:
+        if self.geometry.centres > 1:
+            raise NearfarError(
+                "this reduction over classes of several centres does not stream; use backend='dense'."
+            )
+        return TiledBlock(
+            self.anchors, self.candidates, "dot" if is_product(self.measure) else self.measure, self.relation
+        )
+
+    def _count(self, reduction: ClassStreamed) -> Tensor:
+        classes, n = len(self.vectors) // self.geometry.centres, len(self)
+        if reduction.per != "candidate":
+            return self.anchors.detach().new_full((n,), classes - 1)
+        own = torch.bincount(self.place, minlength=classes)
+        return (n - own).to(self.anchors.dtype)
+
+    def _of_matrix(self, reduction: ClassStreamed, interval: Interval) -> Tensor:
+        every = torch.arange(len(self), device=self.place.device)
+        keep = self.relation.negative(every) & interval.holds(self.matrix, every)
+        if isinstance(reduction, ModulatedLogSumExp):
+            return modulated(self.matrix, keep, reduction)
+        if reduction.per == "candidate":
+            return reduce(self.matrix.mT, keep.mT, reduction, threshold_of(reduction))
+        return reduce(self.matrix, keep, reduction, threshold_of(reduction))
+
+
+def _counts_all(reduction: ClassStreamed) -> bool:
+    return (
+        isinstance(reduction, Count)
+        and not isinstance(reduction.above, Tensor)
+        and reduction.above == -torch.inf
+    )

@@ -1,0 +1,265 @@
+"""What can go wrong, or be unusual, on one rank of two or more; each is done by all of them at the same time."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import nearfar
+from nearfar.distributed import settings, world_size
+from nearfar.errors import NearfarError
+from nearfar.losses import Sum
+
+TROUBLES: dict[str, Callable[[int], Any]] = {}
+
+
+def trouble(function: Callable[[int], Any]) -> Callable[[int], Any]:
+    TROUBLES[function.__name__] = function
+    return function
+
+
+def rows(rank: int, n: int = 6, dim: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rank)
+    return torch.randn(n, dim, generator=generator), torch.arange(n) % 3
+
+
+def sentence(call: Callable[[], Any]) -> str:
+    """What a loss says to it, and that it works again afterwards."""
+    try:
+        call()
+    except NearfarError as error:
+        said = f"{type(error).__name__}: {error}"
+    else:
+        said = ""
+    loss = nearfar.losses.create("supcon")
+    assert loss(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).isfinite()
+    return said
+
+
+def last(rank: int) -> bool:
+    return rank == world_size() - 1
+
+
+@trouble
+def dimensions(rank: int) -> str:
+    x, labels = rows(rank, dim=5 if last(rank) else 4)
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels))
+
+
+@trouble
+def types(rank: int) -> str:
+    x, labels = rows(rank)
+    x = x.double() if last(rank) else x
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels))
+
+
+@trouble
+def not_finite(rank: int) -> str:
+    x, labels = rows(rank)
+    x[2, 1] = torch.nan if last(rank) else 0.0
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels))
+
+
+@trouble
+def infinite_candidates(rank: int) -> str:
+    (x, labels), y = rows(rank), rows(rank + 5)[0]
+    y[0, 0] = torch.inf if last(rank) else 0.0
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels, y, labels))
+
+
+@trouble
+def too_few_labels(rank: int) -> str:
+    x, labels = rows(rank)
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels[: 4 if last(rank) else 6]))
+
+
+@trouble
+def no_tensor(rank: int) -> str:
+    x, labels = rows(rank)
+    return sentence(lambda: nearfar.losses.create("supcon")(None if last(rank) else x, labels))
+
+
+@trouble
+def other_labels(rank: int) -> str:
+    x, labels = rows(rank)
+    labels = nn.functional.one_hot(labels) if last(rank) else labels
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels))
+
+
+@trouble
+def ids_on_some(rank: int) -> str:
+    x, labels = rows(rank)
+    ids = torch.arange(6) if last(rank) else None
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels, ids=ids))
+
+
+@trouble
+def other_loss(rank: int) -> str:
+    x, labels = rows(rank)
+    return sentence(lambda: nearfar.losses.create("ntxent" if last(rank) else "supcon")(x, labels))
+
+
+@trouble
+def unknown_class(rank: int) -> str:
+    x, labels = rows(rank)
+    labels = labels + 5 if last(rank) else labels
+    return sentence(lambda: nearfar.losses.create("proxy_nca", classes=3, dim=4)(x, labels))
+
+
+@trouble
+def one_by_one(rank: int) -> str:
+    x, labels = rows(rank)
+    loss = nearfar.losses.create("supcon", reduction="none")
+    return sentence(lambda: loss(x.requires_grad_(last(rank)), labels))
+
+
+@trouble
+def learned_weights(rank: int) -> str:
+    x, labels = rows(rank)
+    weights = torch.ones(6, requires_grad=last(rank))
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels, weights=weights))
+
+
+@trouble
+def other_memory(rank: int) -> str:
+    x, labels = rows(rank)
+    memory = nearfar.CrossBatchMemory(10)
+    if last(rank):
+        memory.add(x, labels)
+    return sentence(lambda: nearfar.losses.create("supcon")(x, labels, memory=memory))
+
+
+@trouble
+def other_exchange(rank: int) -> str:
+    x, labels = rows(rank)
+    settings.exchange = "ring" if last(rank) else "gather"
+    try:
+        nearfar.losses.create("supcon")(x, labels)
+    except NearfarError as error:
+        return str(error)
+    finally:
+        settings.exchange = "auto"
+    return ""
+
+
+@trouble
+def values_without_gradient(rank: int) -> dict[str, Tensor]:
+    """Each rank has the values of its own anchors; the mean is that of all."""
+    x, labels = rows(rank, n=3 + rank)
+    found = {}
+    with torch.no_grad():
+        for name in ("supcon", "clip"):
+            each = nearfar.losses.create(name, reduction="none")(x, labels)
+            mean = nearfar.losses.create(name, reduction="mean")(x, labels)
+            found[name] = torch.stack([each.sum(), torch.tensor(float(len(each))), mean])
+    return found
+
+
+@trouble
+def local(rank: int) -> float:
+    """A rank for itself: no other rank is asked, so that one may do it alone."""
+    if not last(rank):
+        return 0.0
+    x, labels = rows(rank)
+    mean = nearfar.losses.create("supcon", across_ranks=False)(x, labels)
+    by_hand = nearfar.losses.create("supcon", across_ranks=False, backend="reference")(x, labels)
+    return float((mean - by_hand).abs())
+
+
+@trouble
+def no_backward(rank: int) -> Tensor:
+    """Rank 0 leaves a backward pass out; the loss goes on."""
+    (x, labels), found = rows(rank), []
+    for exchange in ("gather", "ring"):
+        settings.exchange = exchange
+        for step in range(3):
+            x = x.detach().requires_grad_()
+            value = nearfar.losses.create("supcon")(x, labels)
+            if rank > 0 or step != 1:
+                value.backward()
+            found.append(value.detach())
+    settings.exchange = "auto"
+    return torch.stack(found)
+
+
+@trouble
+def gradient_on_one_rank(rank: int) -> Tensor | None:
+    """The last rank alone trains; it still hears of what others compare its rows with."""
+    x, labels = rows(rank)
+    x.requires_grad_(last(rank))
+    value = nearfar.losses.create("supcon")(x, labels)
+    if not last(rank):
+        assert not value.requires_grad
+        return None
+    return torch.autograd.grad(value, x)[0]
+
+
+@trouble
+def warns_once(rank: int) -> list[str]:
+    x, _ = rows(rank)
+    labels = torch.arange(6) + 10 * rank
+    loss = nearfar.losses.create("supcon")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loss(x, labels)
+        loss(x, labels)
+    return [str(warning.message) for warning in caught]
+
+
+@trouble
+def none_anywhere(rank: int) -> dict[str, Tensor]:
+    """No rank has a row."""
+    found = {}
+    for exchange in ("gather", "ring"):
+        settings.exchange = exchange
+        for name in ("supcon", "clip", "triplet"):
+            x = torch.zeros(0, 4, requires_grad=True)
+            value = nearfar.losses.create(name)(x, torch.zeros(0, dtype=torch.long))
+            (gradient,) = torch.autograd.grad(value, x)
+            found[f"{name} {exchange}"] = value.detach()
+            assert gradient.shape == (0, 4)
+    settings.exchange = "auto"
+    return found
+
+
+@trouble
+def memory_contents(rank: int) -> dict[str, Any]:
+    """Every rank holds what one process would, also through a checkpoint of rank 0."""
+    memory, loss = nearfar.CrossBatchMemory(10), nearfar.losses.create("supcon")
+    for step in range(3):
+        x, labels = rows(rank + 10 * step, n=3 + rank)
+        loss(x.requires_grad_(), labels, memory=memory)
+    state = memory.state_dict()["_extra_state"]
+    return {key: state[key] for key in ("embeddings", "labels", "added", "step")}
+
+
+@trouble
+def sum_of_losses(rank: int) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    losses = Sum({"supcon": 1.0, "proxy_nca": 0.5, "uniformity": 0.1}, classes=3, dim=4)
+    memory = nearfar.CrossBatchMemory(20)
+    model = DistributedDataParallel(nn.ModuleDict({"net": nn.Linear(4, 4), "losses": losses}))
+    del model
+    for step in range(2):
+        x, labels = rows(rank + 10 * step)
+        x.requires_grad_()
+        value = losses(x, labels, memory=memory)
+    (gradient,) = torch.autograd.grad(value, x)
+    return {"value": value.detach(), "gradient": gradient, "stored": torch.tensor(len(memory))}
+
+
+@trouble
+def half_precision(rank: int) -> dict[str, Tensor]:
+    """Rows travel as they are; the gradient is that of the rounded rows, in their type."""
+    x, labels = rows(rank)
+    found = {}
+    for exchange in ("gather", "ring"):
+        settings.exchange = exchange
+        half = x.bfloat16().requires_grad_()
+        value = nearfar.losses.create("supcon")(half, labels)
+        found[exchange] = torch.autograd.grad(value, half)[0]
+    settings.exchange = "auto"
+    return found
