@@ -1,0 +1,92 @@
+"""Ten losses with the same budget, with and without a memory: which one helps on unseen classes?
+
+    python benchmarks/methods.py --packs emoji furniture-hard --seeds 1 2 3
+
+Every run is a folder in runs/methods: the same network from nothing, the same batches, the same number of
+steps; settings are the papers' and none is tuned. Only when the memory begins was chosen, on validation
+classes of emoji: earlier, while the network still changes fast, it does harm. Finished runs are kept and an
+interrupted one resumes, so several of these may fill it side by side (--part 1/2, --part 2/2). The page
+is what ``nearfar compare`` makes of the runs of each pack.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nearfar.cli.app import run as command
+from nearfar.config import Config
+from nearfar.report.compare import read_runs
+from nearfar.train import train
+
+HERE = Path(__file__).parent
+PACKS = ("emoji", "furniture-hard")
+# A short run: about 20 seconds on one core.
+BUDGET = ("model.size=32", "train.steps=420", "train.validate_on=none")
+MEMORY = ("memory.size=2048", "memory.start_after=320")
+PAIRS = {
+    "contrastive": ("loss.positive_margin=1.0", "loss.negative_margin=0.5"),
+    "triplet": ("loss.margin=0.2", "loss.mining=hard"),
+    "multi_similarity": ("loss.beta=40.0", "loss.mining=multi_similarity"),
+    "npair_mined": ("loss.mining={name='relative', positive_method='all', keep_negatives=0.3}",),
+    "supcon": ("loss.temperature=0.1",),
+    "margin": ("loss.mining=distance_weighted",),
+    "smooth_ap": (),
+    "recall_at_k": (),
+}
+WITH_WEIGHTS = {"proxy_anchor": (), "arcface": ()}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a loss on a pack with a seed, with or without a memory."""
+
+    pack: str
+    loss: str
+    memory: bool
+    seed: int
+
+    def folder(self, runs: Path) -> Path:
+        return runs / f"{self.pack}-{self.loss}{'-memory' if self.memory else ''}-{self.seed}"
+
+    def config(self) -> Config:
+        settings = [f"loss.name={self.loss}", "loss.temperature=", *{**PAIRS, **WITH_WEIGHTS}[self.loss]]
+        settings += [*BUDGET, f"train.seed={self.seed}", *(MEMORY if self.memory else ())]
+        return Config.load(HERE.parent / "recipes" / f"{self.pack}-scratch.toml", settings)
+
+
+def cells(packs: list[str], seeds: list[int]) -> Iterator[Cell]:
+    """Run through all trainings, seed by seed."""
+    for seed in seeds:
+        for pack in packs:
+            for loss in (*PAIRS, *WITH_WEIGHTS):
+                for memory in (False, True) if loss in PAIRS else (False,):
+                    yield Cell(pack, loss, memory, seed)
+
+
+def main() -> None:
+    """Train what is missing, then write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--packs", nargs="+", default=list(PACKS), choices=PACKS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--part", default="1/1", help="which share of the trainings to do, such as 2/3")
+    arguments = parser.parse_args()
+    part, parts = map(int, arguments.part.split("/"))
+    wanted = list(cells(arguments.packs, arguments.seeds))
+    for cell in wanted[part - 1 :: parts]:
+        folder = cell.folder(arguments.runs)
+        train(cell.config(), folder, resume=(folder / "config.toml").exists(), progress=False)
+        figures = read_runs([folder], lambda *_: None)[0].figures
+        print(f"{folder.name}: Recall@1 {100 * figures['recall_at_1'][0]:.1f} %", flush=True)
+    if not all((cell.folder(arguments.runs) / "test.json").exists() for cell in wanted):
+        print("some trainings of other parts are not done; the pages wait for them")
+        return
+    for pack in arguments.packs:
+        folders = [str(cell.folder(arguments.runs)) for cell in wanted if cell.pack == pack]
+        title = f"Ten losses on {pack}, the same budget for each"
+        command(["compare", *folders, "-o", str(HERE / "results" / f"methods-{pack}.md"), "--title", title])
+
+
+if __name__ == "__main__":
+    main()
