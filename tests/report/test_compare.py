@@ -68,8 +68,8 @@ def test_a_setting_is_named_by_what_sets_it_apart(make):
     ]
     names = [one.name for one in group(read_runs(folders, quiet))]
     assert names == [
-        "supcon, model.dim = 128, temperature = 0.2",
-        "supcon, model.dim = 128, temperature = 0.1",
+        "supcon, temperature = 0.2",
+        "supcon, temperature = 0.1",
         "contrastive, model.dim = 64",
     ]
 

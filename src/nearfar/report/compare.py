@@ -137,19 +137,22 @@ def _read(folder: Path) -> Run:
         )
     config = Config.load(folder / CONFIG)
     told = _tested(folder, config)
-    settings = {
-        f"{section}.{key}": value
-        for section, inner in config.to_dict().items()
-        for key, value in inner.items()
-        if (section, key) not in SEEDS
-    }
     log = read_log(folder / LOG) if (folder / LOG).is_file() else []
     seconds = max((float(line["seconds"]) for line in log if "seconds" in line), default=math.nan)
     figures = {}
     for metric, value in told["figures"].items():
         low, high = told["intervals"][metric]
         figures[metric] = float(value), float(low), float(high)
-    return Run(folder, settings, config.train.seed, config.data.source, figures, seconds)
+    return Run(folder, _settings(config), config.train.seed, config.data.source, figures, seconds)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, inner in config.to_dict().items()
+        for key, value in inner.items()
+        if (section, key) not in SEEDS
+    }
 
 
 def _tested(folder: Path, config: Config) -> dict[str, Any]:
@@ -172,17 +175,18 @@ def _tested(folder: Path, config: Config) -> dict[str, Any]:
 
 
 def _name(run: Run, among: Sequence[Run]) -> str:
-    """Name a run by what sets it apart: "supcon, memory.size = 8192".
+    """Name a run by what sets it apart: "supcon, memory.size = 8192". Defaults go without saying.
 
     The settings of a loss are compared with those of other runs of that loss.
     """
+    defaults = _settings(Config())
     loss = run.settings["loss.name"]
     parts = [_text(loss)] if any(other.settings["loss.name"] != loss for other in among) else []
     for key in dict.fromkeys(key for other in among for key in other.settings):
         of_loss = key.startswith("loss.")
         peers = [other for other in among if other.settings["loss.name"] == loss] if of_loss else among
         value = run.settings.get(key)
-        if key == "loss.name" or value is None:
+        if key == "loss.name" or value is None or value == defaults.get(key):
             continue
         if any(_text(other.settings.get(key)) != _text(value) for other in peers):
             parts.append(f"{key.removeprefix('loss.')} = {_text(value)}")
