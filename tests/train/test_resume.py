@@ -109,7 +109,10 @@ def test_a_sampler_that_follows_the_training_is_resumed(
     ("loss", "memory"),
     [
         ({"name": "supcon"}, {"size": 50, "start_after": 2}),
-        ({"name": "contrastive"}, {"size": 30, "combine": "sum", "dtype": "float16"}),
+        (
+            {"name": "contrastive", "add": [{"name": "proxy_anchor", "weight": 0.1}]},
+            {"size": 30, "combine": "sum", "dtype": "float16"},
+        ),
         (
             {"name": "proxy_anchor", "add": [{"name": "triplet", "mining": "hard", "weight": 0.5}]},
             {"size": 1000},
@@ -135,7 +138,8 @@ def test_a_memory_is_resumed_where_it_was(
     assert 0 < last["memory_drift"] <= 1.001
     assert 0 <= last["memory_share"] <= 1
     if "add" in loss:
-        expected = last["loss_proxy_anchor"] + 0.5 * last["loss_triplet"]
+        added = loss["add"][0]
+        expected = last[f"loss_{loss['name']}"] + added["weight"] * last[f"loss_{added['name']}"]
         assert last["loss"] == pytest.approx(expected, rel=1e-6)
         assert 0 < last["proxy_spread"] <= 1.001
     without = Config.model_validate({**config.to_dict(), "memory": {"size": 0}})

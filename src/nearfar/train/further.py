@@ -57,7 +57,8 @@ def further_numbers(loss: Loss | Sum, memory: CrossBatchMemory | None) -> dict[s
         told["memory_filled"] = len(memory) / memory.size
         if memory.drift is not None and not memory.drift.isnan():
             told["memory_drift"] = float(memory.drift)
-    proxies = told_by(loss).proxies
+    every = loss.losses.values() if isinstance(loss, Sum) else [loss]
+    proxies = next((one.proxies for one in every if isinstance(one, Loss) and one.proxies is not None), None)
     if proxies is not None:
         told["proxy_spread"] = float(spread(normalize(proxies.detach())))
     return told
