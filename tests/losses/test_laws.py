@@ -22,7 +22,7 @@ from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
 from nearfar.losses import module
 from nearfar.losses.registry import registry
-from nearfar.similarity import Relevance, tiled
+from nearfar.similarity import Relevance, scan, tiled
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
@@ -158,12 +158,14 @@ def test_backends(data, name):
 @some
 @given(data=st.data())
 def test_size_of_tiles(data, name):
+    """And whether tiles are kept for the second pass or made again."""
     problem, size = data.draw(problems(name)), data.draw(st.sampled_from([3, 5, 16]))
     for create in problem.losses:
         create["backend"] = "tiled"
         whole = outcome(create, problem)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tiled, "TILE", size)
+            patch.setattr(scan, "KEPT", 0)
             agree(outcome(create, problem), whole)
 
 

@@ -21,6 +21,7 @@ from nearfar.similarity import (
     SoftplusSum,
     Sum,
     TopK,
+    products,
     ranked_steps,
     scan,
     softmax_steps,
@@ -38,11 +39,13 @@ def value_and_gradient(create: dict, x, labels, **call):
     return value.detach(), grad
 
 
+@pytest.mark.parametrize("kept", [0, scan.KEPT])
 @pytest.mark.parametrize("size", [16, 50, 512])
 @pytest.mark.parametrize("mining", [None, "hard", "semi_hard", "multi_similarity"])
 @pytest.mark.parametrize("name", ["supcon", "triplet", "contrastive", "lifted_structure_generalized"])
-def test_tile_size_changes_nothing(monkeypatch, size, mining, name):
+def test_tile_size_changes_nothing(monkeypatch, size, kept, mining, name):
     """Ragged tiles at the ends, classes across tiles; 211 rows."""
+    monkeypatch.setattr(scan, "KEPT", kept)
     monkeypatch.setattr(tiled, "TILE", size)
     x, labels = batch(41, 5, 9, spread=0.9)
     x, labels = torch.cat([x, batch(6, 1, 9, seed=5)[0]]), torch.cat([labels, torch.full((6,), 77)])
@@ -50,6 +53,31 @@ def test_tile_size_changes_nothing(monkeypatch, size, mining, name):
     ours = value_and_gradient({"name": name, "mining": mining, "backend": "tiled"}, x, labels)
     torch.testing.assert_close(ours[0], dense[0], rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(ours[1], dense[1], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"), [(name, "cosine") for name in PAIR_LOSSES] + [("supcon", "euclidean")]
+)
+def test_tiles_that_are_kept_and_tiles_made_again_give_the_same_bits(monkeypatch, name, measure):
+    monkeypatch.setattr(tiled, "TILE", 32)
+    x, labels = batch(60, 4, 16)
+    create = {"name": name, "similarity": measure, "backend": "tiled"}
+    kept = value_and_gradient(create, x.float(), labels)
+    monkeypatch.setattr(scan, "KEPT", 0)
+    made = value_and_gradient(create, x.float(), labels)
+    assert torch.equal(kept[0], made[0])
+    assert torch.equal(kept[1], made[1])
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_tiles_are_kept_where_all_of_them_take_few_bytes(monkeypatch, fits):
+    made, tile = [], products.Inner.tile
+    monkeypatch.setattr(products.Inner, "tile", lambda self, i, j: made.append(i) or tile(self, i, j))
+    monkeypatch.setattr(tiled, "TILE", 32)
+    monkeypatch.setattr(scan, "KEPT", 240 * (240 + 30) // 2 * 8 - (0 if fits else 1))  # blocks of 30 rows
+    x, labels = batch(60, 4, 16)
+    value_and_gradient({"name": "supcon", "backend": "tiled"}, x, labels)
+    assert len(made) == (36 if fits else 72)
 
 
 @pytest.mark.parametrize("measure", ["cosine", "euclidean"])

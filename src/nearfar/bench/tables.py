@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from nearfar.bench.busy import BusyReport
 from nearfar.bench.losses import NOT_ASKED, PEER, Cell, Report, Taken
-from nearfar.bench.memory import DOES_NOT_FIT
+from nearfar.bench.memory import DOES_NOT_FIT, WARM
 from nearfar.bench.problems import PROBLEMS
 
 TERMINAL = ["loss", "n", "ours", "PML", "times", "/mm", "/best", "MiB", "PML"]
@@ -82,8 +82,9 @@ def markdown(report: Report, picture: str | None = None) -> str:
         "",
         "## Memory, processor time, agreement",
         "",
-        "Memory: the most that is resident in a fresh process of its own, in MiB above what it was with "
-        "libraries and inputs in place; beside it the same less the gradient itself (n × dim × 4 bytes). "
+        "Memory: the most that is resident in a process of its own, in MiB above what it was with inputs in "
+        f"place, after one step of {WARM:,} rows (what libraries take once is not counted) and with freed "
+        "memory given back; beside it the same less the gradient itself (n × dim × 4 bytes). "
         "Processor time: of all threads, median seconds. Apart: |ours − theirs| of the value, "
         "relative, and of the gradient, relative to its largest component. A term within rounding of its "
         "margin may count in one and not in the other.",

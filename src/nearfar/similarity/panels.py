@@ -139,7 +139,14 @@ class _EqualClasses(torch.autograd.Function):
         ctx.size = size
         ctx.set_materialize_grads(False)
         classes = x.detach().view(len(x) // size, size, x.shape[1])
-        return x.view_as(x), torch.bmm(classes, classes.mT).view(-1)[flat]
+        s = x.new_empty(len(classes), size, size)
+
+        def work(index: int) -> None:
+            part = slice(index * ROWS, (index + 1) * ROWS)
+            torch.bmm(classes[part], classes[part].mT, out=s[part])
+
+        in_turn(work, [(index,) for index in range(-(-len(classes) // ROWS))])
+        return x.view_as(x), s.view(-1)[flat]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -149,9 +156,13 @@ class _EqualClasses(torch.autograd.Function):
         if gradient is None:
             return dx, None, None
         dx = torch.zeros_like(x) if dx is None else dx if dx.is_contiguous() else dx.contiguous()
-        weights = x.new_zeros(len(x) * size).index_put_((flat,), gradient).view(len(x) // size, size, size)
-        shape = (len(x) // size, size, x.shape[1])
-        parts = zip(weights.split(ROWS), x.view(shape).split(ROWS), dx.view(shape).split(ROWS), strict=True)
-        for w, rows, part in parts:
-            part.baddbmm_(w + w.mT, rows)
+        count, dim = len(x) // size, x.shape[1]
+        weights = x.new_zeros(len(x) * size).index_put_((flat,), gradient).view(count, size, size)
+        rows, slopes = x.view(count, size, dim), dx.view(count, size, dim)
+
+        def work(index: int) -> None:
+            part = slice(index * ROWS, (index + 1) * ROWS)
+            slopes[part].baddbmm_(weights[part] + weights[part].mT, rows[part])
+
+        in_turn(work, [(index,) for index in range(-(-count // ROWS))])
         return dx, None, None

@@ -24,7 +24,7 @@ class _SortedRows(torch.autograd.Function):
 
         def work(index: int) -> None:
             part = slice(index * CHUNK, (index + 1) * CHUNK)
-            some = full_precision(x[part if order is None else order[part]])
+            some = full_precision(x[part] if order is None else x.index_select(0, order[part]))
             if inverse is not None:
                 length = torch.linalg.vector_norm(some, dim=1, keepdim=True)
                 zero = length == 0

@@ -1,7 +1,7 @@
 """One pass over all tiles for several reductions, and the second pass that gives its gradient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from nearfar.similarity.threads import in_turn
 from nearfar.similarity.tile import Tile, Weights
 
 AnyStep = CurveStep | SoftmaxStep | ExtremeStep | TopKStep
+
+KEPT = 40 * 2**20
+"""Bytes of tiles up to which the second pass finds them again, instead of making them again."""
 
 
 class Lane:
@@ -38,6 +41,7 @@ class Scan:
         interval: bounds of each anchor, in sorted places.
         symmetric: use each tile above the diagonal for its rows and for its columns.
         active: the tiles whose similarities may get gradient, known after ``forward``.
+        kept: their similarities, if there is to be a second pass and all tiles together take few bytes.
     """
 
     layout: Layout
@@ -46,19 +50,22 @@ class Scan:
     steps: Sequence[AnyStep]
     symmetric: bool
     active: list[tuple[int, int]] | None = None
+    kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def forward(
-        self, with_weights: bool, need_y: bool, only_stored: bool = False
+        self, with_weights: bool, need_y: bool, only_stored: bool = False, again: bool = False
     ) -> tuple[Tensor | None, Tensor | None]:
         """Visit every tile; ``with_weights`` also gathers the gradient for an upstream of 1 everywhere.
 
         Args:
+            again: whether there will be a second pass.
             only_stored: gather it for the candidates that are stored; these tiles are then done with.
         """
         tiles = list(self.layout.tiles())
         active = [False] * len(tiles)
         dx, dy = self._gradients(need_y) if with_weights else (None, None)
         lanes = self._lanes(dx)
+        keep = again and self._bytes() <= KEPT
 
         def work(index: int) -> None:
             tile = self._tile(*tiles[index])
@@ -70,6 +77,8 @@ class Scan:
             if active[index] and (not only_stored or self._is_stored(tile.place[1])):
                 self._push(tile, lane, dy)
                 active[index] = not only_stored
+            if keep and active[index]:
+                self.kept[tile.place] = tile.s
 
         in_turn(work, self._keys(tiles, any(step.over_candidates for step in self.steps) or dy is not None))
         self._join(lanes)
@@ -133,8 +142,14 @@ class Scan:
 
     def _tile(self, i: int, j: int) -> Tile:
         rows, columns = blocks = self._blocks((i, j))
-        s = self.s.tile(rows, columns)
+        s = self.kept.pop((i, j), None)
+        s = self.s.tile(rows, columns) if s is None else s
         return Tile(s, (i, j), blocks, self.symmetric, self.interval, self.layout.masked(i, j))
+
+    def _bytes(self) -> int:
+        rows, columns = len(self.layout.anchors), len(self.layout.candidates)
+        pairs = rows * (rows + self.layout.anchors.size) // 2 if self.symmetric else rows * columns
+        return pairs * self.s.dtype.itemsize
 
     def _is_stored(self, block: int) -> bool:
         border = self.layout.candidates.border

@@ -134,7 +134,8 @@ class Streamed(torch.autograd.Function):
         ctx.ahead = job.stored is not None and any(ctx.needs_input_grad) and _can_be_ahead(learns)
         one_pass = one_pass or ctx.ahead
         need_y = ctx.needs_input_grad[1] and not ctx.ahead
-        ready = scan.forward(with_weights=one_pass, need_y=need_y, only_stored=ctx.ahead)
+        again = any(ctx.needs_input_grad) and bool(learns) and (ctx.ahead or not one_pass)
+        ready = scan.forward(with_weights=one_pass, need_y=need_y, only_stored=ctx.ahead, again=again)
         ctx.job, ctx.scan, ctx.ready = job, scan, ready if one_pass else None
         ctx.save_for_backward(x, y)
         results = []

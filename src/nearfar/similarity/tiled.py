@@ -1,7 +1,7 @@
 """Tiles of similarities, made, used and forgotten: memory grows with the vectors, never with the pairs.
 
 The forward pass keeps only the reductions; the backward pass makes each tile again and turns its weights
-into gradients of the vectors. A batch against itself visits each tile above the diagonal once, for its rows
+into gradients of the vectors. (As many tiles as fit ``scan.KEPT`` bytes wait for it, if that is all.) A batch against itself visits each tile above the diagonal once, for its rows
 and for its columns. No double backward: use ``dense`` for that.
 """
 
