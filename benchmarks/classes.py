@@ -7,6 +7,7 @@ memory is the peak of the resident set above what it was with proxies and batch 
 
     python benchmarks/classes.py                # writes benchmarks/results/classes.{json,md}
     python benchmarks/classes.py --classes 20000 --runs 1 --dry-run
+    python benchmarks/classes.py --ranks 1 2    # adds the classes shared out over processes to the same files
 """
 
 import argparse
@@ -17,6 +18,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -25,6 +27,8 @@ from statistics import median
 from typing import Any
 
 import torch
+import torch.distributed
+import torch.multiprocessing
 from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results"
@@ -158,6 +162,84 @@ def run_one(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"state": "ok", "peak_mib": peak, "value": first, **times}
 
 
+def run_rank(rank: int, size: int, sample: float, options: argparse.Namespace, folder: str) -> None:
+    """Measure arcface on one of ``size`` processes of one thread, which share classes and batch out."""
+    import nearfar
+
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store {size} {sample}", size)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    torch.manual_seed(0)
+    told = {"classes": options.classes, "dim": options.dim, "sample": sample, "sharded": True}
+    loss = nearfar.losses.create("arcface", **told)
+    assert loss.proxies is not None
+    weights = loss.proxies
+    _, x, labels = batch(options.classes, options.dim, options.rows)
+    own = slice(options.rows * rank // size, options.rows * (rank + 1) // size)
+    x, labels = x[own].clone().requires_grad_(), labels[own]
+    gc.collect()
+
+    def step() -> None:
+        x.grad = weights.grad = None
+        loss(x, labels).backward()
+
+    torch.distributed.barrier()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again here
+    before = status("VmRSS")
+    step()
+    found = {"peak_mib": status("VmHWM") - before, "proxies_mib": weights.numel() * 4 / MIB}
+    torch.distributed.barrier()
+    Path(f"{folder}/{rank}").write_text(json.dumps(found | timed(step, options.rounds)))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def run_ranks(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure each number of processes asked for, fresh ones each time; the largest over them counts."""
+    report: dict[str, Any] = {"load_before": round(os.getloadavg()[0], 1), "rows": []}
+    for size in options.ranks:
+        for sample in (1.0, 0.1):
+            with tempfile.TemporaryDirectory() as folder:
+                torch.multiprocessing.spawn(run_rank, (size, sample, options, folder), nprocs=size)
+                each = [json.loads(Path(f"{folder}/{rank}").read_text()) for rank in range(size)]
+            row: dict[str, Any] = {"processes": size, "sample": sample}
+            row |= {key: max(one[key] for one in each) for key in ("peak_mib", "proxies_mib")}
+            row |= {key: max(median(one[key]) for one in each) for key in ("seconds", "cpu_seconds")}
+            report["rows"].append(row)
+    return report
+
+
+def ranks_table(report: dict[str, Any]) -> list[str]:
+    """What the processes have measured, as Markdown."""
+    lines = [
+        "## Classes shared out over processes",
+        "",
+        f"`{report['command']}`: arcface with `sharded=True`, {report['classes']:,} proxies of "
+        f"{report['dim']} dimensions, a batch of {report['batch']} over all processes of one thread, gloo, "
+        f"on the same machine at a load of {report['load_before']}. Commit: {report['commit']}.",
+        "",
+        "| processes | classes | step, s | processor time, s | proxies, MiB | peak memory, MiB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        cells = [
+            row["processes"],
+            f"{row['sample']:.0%}",
+            f"{row['seconds']:.2f}",
+            f"{row['cpu_seconds']:.2f}",
+        ]
+        cells += [f"{row['proxies_mib']:,.0f}", f"{row['peak_mib']:,.0f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        "Of each the process that took most. Peak memory is above what the process held with its proxies and "
+        "its part of the batch; their gradient is part of it. The processes share two cores with whatever "
+        "else the machine does: processor time tells more than the clock.",
+        "",
+    ]
+    return lines
+
+
 def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """All rounds of all runs as one."""
     fit = [run for run in runs if run["state"] == "ok"]
@@ -207,6 +289,8 @@ def table(report: dict[str, Any]) -> str:
         "*does not fit*: more than what this machine had free.",
         "",
     ]
+    if "ranks" in report:
+        lines += ranks_table(report["ranks"])
     return "\n".join(lines)
 
 
@@ -234,6 +318,7 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=0.0, help="GiB beside the proxies; 0: nine tenths of what is free"
     )
+    parser.add_argument("--ranks", type=int, nargs="+", help="only this: classes shared out over processes")
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -242,8 +327,19 @@ def main() -> None:
         return
     from nearfar.train.environment import commit, machine, versions
 
+    known = RESULTS / "classes.json"
+    command = " ".join(["python", "benchmarks/classes.py", *sys.argv[1:]])
+    if options.ranks:
+        found = {"command": command, "commit": commit() or "not committed yet", "classes": options.classes}
+        found |= {"dim": options.dim, "batch": options.rows, **run_ranks(options)}
+        print("\n".join(ranks_table(found)))
+        if not options.dry_run:
+            report = {**json.loads(known.read_text()), "ranks": found}
+            known.write_text(json.dumps(report, indent=1) + "\n")
+            (RESULTS / "classes.md").write_text(table(report))
+        return
     report: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/classes.py", *sys.argv[1:]]),
+        "command": command,
         "classes": options.classes,
         "dim": options.dim,
         "rows": options.rows,
@@ -267,6 +363,8 @@ def main() -> None:
     print(text)
     if not options.dry_run:
         RESULTS.mkdir(exist_ok=True)
+        if known.exists() and "ranks" in (before := json.loads(known.read_text())):
+            report["ranks"], text = before["ranks"], table({**report, "ranks": before["ranks"]})
         (RESULTS / "classes.json").write_text(json.dumps(report, indent=1) + "\n")
         (RESULTS / "classes.md").write_text(text)
 

@@ -1,30 +1,37 @@
 """Gather or ring: what a loss across ranks costs, in time, memory and bytes, and if its gradient is right.
 
-supcon on rows of 128 dimensions, eight of each class, dealt over processes on this machine (gloo, one thread
-each). A step is the loss and its gradient by the embeddings. Beside nearfar's two ways to see the rows of
-other ranks: the DistributedLossWrapper of pytorch-metric-learning around its SupConLoss, efficient=False
-(each rank computes the whole loss) and True. Each run is a group of fresh processes; memory is the peak of a
-rank's resident set above what it was before the first step, the largest of all ranks.
+supcon, and multi_similarity with its mining, on rows of 128 dimensions, eight of each class, dealt over
+processes on this machine (gloo, one thread each). A step is the loss and its gradient by the embeddings.
+Beside nearfar's two ways to see the rows of other ranks: the wrappers of pytorch-metric-learning around its
+own loss and miner, efficient=False (each rank computes the whole loss) and True. Each cell is a group of new
+processes; memory is the peak of a rank's resident set above what it was before the first step, the largest of
+all ranks. Bytes are what a rank hands to its collectives, times the ranks that they must reach.
 
 The error of the gradient is that of the weights of a linear network under DistributedDataParallel, beside one
 process with the whole batch in float64, at 256 rows; also for a loss with proxies.
 
-    python benchmarks/ranks.py            # writes benchmarks/results/ranks.{json,md}
-    python benchmarks/ranks.py --rows 512 --rounds 1 --dry-run
+Finished cells are kept in results/ranks.json as they come: the same command again goes on with those that are
+missing, after --minutes or an interruption.
+
+    python benchmarks/ranks.py            # writes benchmarks/results/ranks.{json,md}, in about eight minutes
+    python benchmarks/ranks.py --again    # measures all anew
+    python benchmarks/ranks.py --quick    # two small sizes, printed, nothing written
 """
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -35,7 +42,11 @@ RESULTS = Path(__file__).parent / "results"
 PEER = "pytorch-metric-learning"
 WHO = ["gather", "ring", PEER, f"{PEER} efficient"]
 DIM, PER_CLASS, CHECKED = 128, 8, 256
-Loss = Callable[[Tensor, Tensor], Tensor]
+# Ranks, rows of all, rounds: the large ones take the longest, and noise is the least of them.
+SIZES = [(2, 8192, 3), (2, 16384, 3), (4, 8192, 3), (4, 16384, 3), (2, 32768, 1), (2, 65536, 1)]
+QUICK = [(2, 512, 1), (4, 512, 1)]
+PAIRS = ["supcon", "multi_similarity"]
+MATRICES = {"supcon": 7, "multi_similarity": 13}  # of all pairs, in float32, that the peer stores
 
 
 def rows(n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -47,23 +58,87 @@ def rows(n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return centres[labels] + torch.randn(n, DIM, generator=generator, dtype=dtype), labels
 
 
-def build(who: str, kind: str) -> nn.Module:
-    """The loss of one way, with pairs or with proxies."""
-    if not who.startswith(PEER):
-        import nearfar
-        from nearfar.distributed import settings
+class Peer(nn.Module):
+    """The peer's loss and miner in their wrappers, or without."""
 
-        if who != "alone":
-            settings.exchange = who
-        if kind == "pairs":
-            return nearfar.losses.create("supcon", temperature=0.1)
-        return nearfar.losses.create("proxy_anchor", classes=CHECKED // PER_CLASS, dim=DIM)
-    from pytorch_metric_learning import losses
-    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+    def __init__(self, kind: str, efficient: bool, alone: bool) -> None:
+        super().__init__()
+        from pytorch_metric_learning import losses, miners
+        from pytorch_metric_learning.utils import distributed
 
-    if kind == "pairs":
-        return DistributedLossWrapper(losses.SupConLoss(temperature=0.1), efficient="efficient" in who)
-    return DistributedLossWrapper(losses.ProxyAnchorLoss(CHECKED // PER_CLASS, DIM))
+        made = {
+            "supcon": lambda: losses.SupConLoss(temperature=0.1),
+            "multi_similarity": losses.MultiSimilarityLoss,
+            "proxies": lambda: losses.ProxyAnchorLoss(CHECKED // PER_CLASS, DIM),
+        }[kind]()
+        mined = miners.MultiSimilarityMiner() if kind == "multi_similarity" else None
+        if not alone:
+            made = distributed.DistributedLossWrapper(made, efficient=efficient)
+            mined = mined and distributed.DistributedMinerWrapper(mined, efficient=efficient)
+        self.loss, self.miner = made, mined
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        found = () if self.miner is None else (self.miner(x, labels),)
+        return self.loss(x, labels, *found)
+
+
+def build(who: str, kind: str, *, alone: bool = False) -> nn.Module:
+    """The loss of one way, or the same loss of one process."""
+    if who.startswith(PEER):
+        return Peer(kind, "efficient" in who, alone)
+    import nearfar
+    from nearfar.distributed import settings
+    from nearfar.distributed.settings import Exchange
+
+    for exchange in get_args(Exchange):
+        if exchange == who:
+            settings.exchange = exchange
+    told: dict[str, dict[str, Any]] = {
+        "supcon": {"name": "supcon", "temperature": 0.1},
+        "multi_similarity": {
+            "name": "multi_similarity",
+            "mining": {"name": "multi_similarity", "epsilon": 0.1},
+        },
+        "proxies": {"name": "proxy_anchor", "classes": CHECKED // PER_CLASS, "dim": DIM},
+    }
+    return nearfar.losses.create(**told[kind], across_ranks=not alone)
+
+
+@contextmanager
+def counted() -> Iterator[list[float]]:
+    """Bytes that this rank sends within, by collectives that send no more than they must."""
+    size, sent = dist.get_world_size(), [0.0]
+    # What is sent, its place among the arguments, and how often.
+    costs = {
+        "all_gather": (1, size - 1),
+        "all_gather_into_tensor": (1, size - 1),
+        "reduce_scatter_tensor": (1, (size - 1) / size),
+        "all_reduce": (0, 2 * (size - 1) / size),
+        "broadcast": (0, 1 / size),
+    }
+    real: dict[str, Callable[..., Any]] = {
+        name: getattr(dist, name) for name in (*costs, "batch_isend_irecv")
+    }
+
+    def spy(name: str) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            if name in costs:
+                place, times = costs[name]
+                sent[0] += given[place].numel() * given[place].element_size() * times
+            else:
+                out = [job.tensor for job in given[0] if job.op is dist.isend]
+                sent[0] += sum(x.numel() * x.element_size() for x in out)
+            return real[name](*given, **named)
+
+        return call
+
+    for name in real:
+        setattr(dist, name, spy(name))
+    try:
+        yield sent
+    finally:
+        for name, function in real.items():
+            setattr(dist, name, function)
 
 
 def field(name: str) -> float:
@@ -72,24 +147,26 @@ def field(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def time_steps(options: argparse.Namespace, rank: int) -> dict[str, Any]:
-    """Steps of one rank; the first warms up."""
-    x, labels = rows(options.n)
-    x, labels = x[rank :: options.world].clone(), labels[rank :: options.world].clone()
-    loss = build(options.who, "pairs")
+def time_steps(cell: dict[str, Any], rank: int) -> dict[str, Any]:
+    """Steps of one rank."""
+    x, labels = rows(cell["n"])
+    x, labels = (part[rank :: cell["world"]].clone() for part in (x, labels))
+    loss = build(cell["who"], cell["loss"])
     small, few = x[:256].clone().requires_grad_(), labels[:256]
     loss(small, few).backward()  # what is loaded or made once
     dist.barrier()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again here
-    before, seconds = field("VmRSS"), []
-    for _ in range(options.rounds):
+    before, seconds, mib = field("VmRSS"), [], 0.0
+    for _ in range(cell["rounds"]):
         x.requires_grad_().grad = None
         dist.barrier()
         start = time.perf_counter()
-        loss(x, labels).backward()
+        with counted() as sent:
+            loss(x, labels).backward()
+        mib = sent[0] / 2**20
         dist.barrier()
         seconds.append(time.perf_counter() - start)
-    return {"seconds": median(seconds), "peak_mib": field("VmHWM") - before}
+    return {"seconds": median(seconds), "peak_mib": field("VmHWM") - before, "sent_mib": mib}
 
 
 class Model(nn.Module):
@@ -111,17 +188,17 @@ class Model(nn.Module):
         return self.loss(self.net(x), labels)
 
 
-def check_gradient(options: argparse.Namespace, rank: int) -> dict[str, Any]:
+def check_gradient(cell: dict[str, Any], rank: int) -> dict[str, Any]:
     """The gradient of the weights, beside one process: of the network, and of the proxies."""
     x, labels = rows(CHECKED, torch.float64)
     found: dict[str, Any] = {}
-    for kind in ("pairs", "proxies"):
-        if kind == "proxies" and "efficient" in options.who:
+    for kind in (*PAIRS, "proxies"):
+        if kind == "proxies" and "efficient" in cell["who"]:
             continue
-        model = DistributedDataParallel(Model(build(options.who, kind), torch.float64))
-        value = model(x[rank :: options.world], labels[rank :: options.world])
+        model = DistributedDataParallel(Model(build(cell["who"], kind), torch.float64))
+        value = model(x[rank :: cell["world"]], labels[rank :: cell["world"]])
         value.backward()
-        whole = Model(alone(options.who, kind), torch.float64)
+        whole = Model(build(cell["who"], kind, alone=True), torch.float64)
         expected = whole(x, labels)
         expected.backward()
         found[f"{kind} value"] = float(value / expected)
@@ -138,73 +215,71 @@ def check_gradient(options: argparse.Namespace, rank: int) -> dict[str, Any]:
     return found
 
 
-def alone(who: str, kind: str) -> nn.Module:
-    """The same loss of one process."""
-    if who.startswith(PEER):
-        return build(who, kind).loss
-    loss = build("alone", kind)
-    loss.across_ranks = False
-    return loss
-
-
-def work(options: argparse.Namespace) -> None:
+def work(cell: dict[str, Any], rank: int, folder: Path) -> None:
     """Be one rank."""
+    errors = (folder / f"errors{rank}").open("w")
+    os.dup2(errors.fileno(), 1)
+    os.dup2(errors.fileno(), 2)
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    folder = Path(options.folder)
     store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=options.rank, world_size=options.world)
-    task = time_steps if options.mode == "time" else check_gradient
-    (folder / f"rank{options.rank}").write_text(json.dumps(task(options, options.rank)))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=cell["world"])
+    task = time_steps if cell["mode"] == "time" else check_gradient
+    (folder / f"rank{rank}").write_text(json.dumps(task(cell, rank)))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def run(mode: str, who: str, world: int, n: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure with a group of fresh processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-W", "ignore", __file__, "--mode", mode, "--who", who, "--n", str(n)]
-        command += ["--world", str(world), "--folder", folder, "--rounds", str(options.rounds)]
-        ranks = [
-            subprocess.Popen(
-                [*command, "--rank", str(rank)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        began = time.monotonic()
+def run(cell: dict[str, Any], patience: float) -> dict[str, Any]:
+    """Measure with a group of new processes: forks of this one, which has imported all."""
+    fork = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ranks = [fork.Process(target=work, args=(cell, rank, folder)) for rank in range(cell["world"])]
+        for rank in ranks:
+            rank.start()
+        ends = time.monotonic() + patience
         try:
-            ends = began + options.patience
-            errors = [rank.communicate(timeout=max(1.0, ends - time.monotonic()))[1] for rank in ranks]
-        except subprocess.TimeoutExpired:
-            return {"state": f"more than {options.patience:.0f} s"}
-        finally:
+            while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
+                if time.monotonic() > ends:
+                    return {"state": f"more than {patience:.0f} s"}
+                time.sleep(0.05)
+            failed = [k for k, rank in enumerate(ranks) if rank.exitcode]
+        finally:  # where one has failed, the others wait for it
             for rank in ranks:
                 rank.kill()
-        if any(rank.returncode for rank in ranks):
-            killed = any(rank.returncode == -9 for rank in ranks)
-            return {"state": "out of memory" if killed else errors[0].strip().splitlines()[-1][:90]}
-        parts = [json.loads((Path(folder) / f"rank{rank}").read_text()) for rank in range(world)]
-    if mode == "time":
+                rank.join()
+        if failed and all(ranks[k].exitcode == -9 for k in failed):
+            return {"state": "killed: out of memory"}
+        if failed:
+            said = (folder / f"errors{failed[0]}").read_text().strip().splitlines()
+            return {"state": (said or ["ended without a word"])[-1][:90]}
+        parts = [json.loads((folder / f"rank{rank}").read_text()) for rank in range(len(ranks))]
+    if cell["mode"] == "time":
         return {key: max(part[key] for part in parts) for key in parts[0]} | {"state": "ok"}
     return parts[0] | {"state": "ok"}
 
 
-def moved(who: str, n: int, world: int) -> float:
-    """MiB that a rank sends in a step, rows and gradients of float32, by ideal collectives."""
-    part = n / world * DIM * 4 / 2**20
-    if who == "ring":  # the rows for positives, once for negatives, and both again with the gradient
-        return part * (world - 1) * 4 + part * world * 2
-    return part * (world - 1) * 2  # all-gather and reduce-scatter; the peer reduces all of it, as much again
+def cells(quick: bool) -> Iterator[dict[str, Any]]:
+    """Everything that is measured, the small first."""
+    sizes = QUICK if quick else SIZES
+    for world in sorted({size[0] for size in sizes}):
+        for who in WHO:
+            yield {"mode": "check", "world": world, "who": who}
+    for world, n, rounds in sizes:
+        for loss in PAIRS:
+            for who in WHO:
+                yield {"mode": "time", "world": world, "n": n, "loss": loss, "who": who, "rounds": rounds}
 
 
-def needed(who: str, n: int, world: int, options: argparse.Namespace) -> bool:
-    """Whether a cell fits the machine by its arithmetic: the peer stores matrices of all pairs."""
-    if not who.startswith(PEER):
+def fits(cell: dict[str, Any], gib: float) -> bool:
+    """Whether the matrices of the peer's ranks fit, by arithmetic."""
+    if cell["mode"] != "time" or not cell["who"].startswith(PEER):
         return True
-    anchors = n / world if "efficient" in who else n
-    return anchors * n * 4 * 7 * world / 2**30 <= options.matrices
+    n, world = cell["n"], cell["world"]
+    anchors = n if "efficient" in cell["who"] else n * world  # over all ranks
+    matrices = max(MATRICES[cell["loss"]], 13 if "efficient" in cell["who"] else 0)
+    return anchors * n * 4 * matrices / 2**30 <= gib
 
 
 def table(report: dict[str, Any]) -> str:
@@ -214,28 +289,30 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "# Losses across ranks: gather or ring",
         "",
-        f"Command: `{report['command']}`. supcon, {DIM} dimensions, {PER_CLASS} rows of each class, float32; "
-        "gloo, one thread a rank.",
+        f"Command: `{report['command']}`. {DIM} dimensions, {PER_CLASS} rows of each class, float32; "
+        "multi_similarity with its mining; gloo, one thread a rank.",
         "",
         f"Machine: {where['name']}, {where['cores']} cores for all ranks; load {where['load_before']} before "
         f"the first run. {packages}. Commit: {where['commit']}.",
         "",
-        "| ranks | rows of all | | step, s | peak memory of a rank, MiB | sent by a rank, MiB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| ranks | rows of all | loss | | step, s | peak memory of a rank, MiB | sent by a rank, MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for cell in report["cells"]:
-        start = f"| {cell['ranks']} | {cell['rows']:,} | {cell['who']} | "
+        if cell["mode"] != "time":
+            continue
+        start = f"| {cell['world']} | {cell['n']:,} | {cell['loss']} | {cell['who']} | "
         if cell["state"] == "ok":
-            sent = f"{cell['sent_mib']:,.0f}" if cell["sent_mib"] is not None else "-"
-            lines.append(start + f"{cell['seconds']:.2f} | {cell['peak_mib']:,.0f} | {sent} |")
+            sizes = f"{cell['peak_mib']:,.0f} | {cell['sent_mib']:,.1f} |"
+            lines.append(start + f"{cell['seconds']:.2f} | {sizes}")
         else:
             lines.append(start + f"{cell['state']} | - | - |")
     lines += [
         "",
-        "A step is the loss of all ranks' rows and its gradient by the embeddings; medians of "
-        f"{report['rounds']}. Memory: peak of the resident set above what it was before the steps. *Sent*: "
-        "computed, for collectives that send no more than they must: gather moves rows once and gradients "
-        "once; ring moves rows for positives and for negatives, and once more with the gradient of each.",
+        "A step is the loss of all ranks' rows and its gradient by the embeddings: the median of 3, one at "
+        "32,768 rows and more. Memory: peak of the resident set above what it was before the steps. *Sent*: "
+        "what is handed to collectives, times what each must send; the peer's gradients are those of the own "
+        "rows alone and travel with the weights of the network, so it sends none here.",
         "",
         f"Gradient of the weights under DistributedDataParallel beside one process, float64, {CHECKED} rows; "
         "*ratio* is |g| / |g₁|:",
@@ -243,77 +320,77 @@ def table(report: dict[str, Any]) -> str:
         "| ranks | | loss | value / its own | gradient of | error | ratio | cosine |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for cell in report["gradients"]:
+    for cell in report["cells"]:
+        start = f"| {cell['world']} | {cell['who']} |"
         for key, found in cell.items():
             if isinstance(found, dict):
                 kind, part = key.split()
                 lines.append(
-                    f"| {cell['ranks']} | {cell['who']} | {kind} | {cell[f'{kind} value']:.4f} | {part} | "
-                    f"{found['error']:.1e} | {found['ratio']:.3f} | {found['cosine']:.4f} |"
+                    f"{start} {kind} | {cell[f'{kind} value']:.4f} | {part} | {found['error']:.1e} | "
+                    f"{found['ratio']:.3f} | {found['cosine']:.4f} |"
                 )
-        if cell["state"] != "ok":
-            lines.append(f"| {cell['ranks']} | {cell['who']} | | {cell['state']} | | | | |")
+        if cell["mode"] == "check" and cell["state"] != "ok":
+            lines.append(f"{start} | {cell['state']} | | | | |")
     return "\n".join([*lines, ""])
+
+
+def begun(where: dict[str, Any], again: bool) -> list[dict[str, Any]]:
+    """Cells that were finished by an earlier call, on this machine and with these versions."""
+    file = RESULTS / "ranks.json"
+    if again or not file.exists():
+        return []
+    before = json.loads(file.read_text())
+    same = all(before["machine"].get(key) == where[key] for key in ("name", "versions", "commit"))
+    return [cell for cell in before["cells"] if "mode" in cell] if same else []
 
 
 def main() -> None:
     """Run all and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--rows", type=int, nargs="+", default=[8192, 16384, 32768, 65536], help="of all ranks"
-    )
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--patience", type=float, default=1800.0, help="seconds for one cell")
+    parser.add_argument("--quick", action="store_true", help="small sizes; print, write nothing")
+    parser.add_argument("--again", action="store_true", help="measure finished cells too")
+    parser.add_argument("--minutes", type=float, default=8.5, help="begin no cell after that")
+    parser.add_argument("--patience", type=float, default=150.0, help="seconds for one cell")
     parser.add_argument("--matrices", type=float, default=8.0, help="GiB that the peer's matrices may take")
-    parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
-    for name, kind in (
-        ("mode", str),
-        ("who", str),
-        ("n", int),
-        ("world", int),
-        ("rank", int),
-        ("folder", str),
-    ):
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.mode:
-        work(options)
-        return
+    torch.set_num_threads(1)  # a process that has started threads cannot be forked
+    import pytorch_metric_learning.losses  # noqa: F401 (once, for all forks)
+
+    import nearfar.losses  # noqa: F401
     from nearfar.train.environment import commit, machine, versions
 
-    report: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/ranks.py", *sys.argv[1:]]),
-        "rounds": options.rounds,
-        "machine": {
-            "name": machine(torch.device("cpu")),
-            "cores": os.cpu_count(),
-            "versions": {**versions(), PEER: version(PEER)},
-            "commit": commit() or "not committed yet",
-            "load_before": round(os.getloadavg()[0], 1),
-        },
-        "cells": [],
-        "gradients": [],
+    where = {
+        "name": machine(torch.device("cpu")),
+        "cores": os.cpu_count(),
+        "versions": {**versions(), PEER: version(PEER)},
+        "commit": commit() or "not committed yet",
+        "load_before": round(os.getloadavg()[0], 1),
     }
-    for world in options.ranks:
-        for who in WHO:
-            found = run("check", who, world, CHECKED, options)
-            report["gradients"].append({"ranks": world, "who": who, **found})
-            print(report["gradients"][-1], file=sys.stderr, flush=True)
-        for n in options.rows:
-            for who in WHO:
-                found: dict[str, Any] = {"state": "its matrices do not fit"}
-                if needed(who, n, world, options):
-                    found = run("time", who, world, n, options)
-                sent = None if who.startswith(PEER) else moved(who, n, world)
-                report["cells"].append({"ranks": world, "rows": n, "who": who, "sent_mib": sent, **found})
-                print(report["cells"][-1], file=sys.stderr, flush=True)
-    text = table(report)
-    print(text)
-    if not options.dry_run:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "ranks.json").write_text(json.dumps(report, indent=1) + "\n")
-        (RESULTS / "ranks.md").write_text(text)
+    report: dict[str, Any] = {"command": "python benchmarks/ranks.py", "machine": where, "cells": []}
+    known, ends, left = (
+        begun(where, options.again or options.quick),
+        time.monotonic() + 60 * options.minutes,
+        0,
+    )
+    for cell in cells(options.quick):
+        found = next((old for old in known if cell.items() <= old.items()), None)
+        if found is None and not fits(cell, options.matrices):
+            found = {**cell, "state": "its matrices do not fit"}
+        if found is None and time.monotonic() > ends:
+            left += 1
+            continue
+        if found is None:
+            found = {**cell, **run(cell, options.patience)}
+            print(found, file=sys.stderr, flush=True)
+        report["cells"].append(found)
+        if not options.quick:
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / "ranks.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report))
+    if not options.quick:
+        (RESULTS / "ranks.md").write_text(table(report))
+    if left:
+        print(f"{left} cells are left; the same command goes on with them.", file=sys.stderr)
 
 
 if __name__ == "__main__":

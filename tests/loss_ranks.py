@@ -1,5 +1,6 @@
 """Processes that compute losses together; for tests/test_ranks.py."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from nearfar.distributed import settings
 from nearfar.errors import NearfarError
 from ranked_problems import Case, Model, batch, part, solve
 
+Trouble = Callable[[int], Any]
 
-def run(cases: list[Case], world_size: int, folder: Path) -> list[dict[str, Any]]:
-    """Return what each rank got: for each case, and for each of the ``rank_troubles``."""
-    torch.save(cases, folder / "cases")
+
+def run(
+    cases: list[Case], world_size: int, folder: Path, troubles: dict[str, Trouble] = rank_troubles.TROUBLES
+) -> list[dict[str, Any]]:
+    """Return what each rank got: for each case, and for each of the ``troubles``."""
+    torch.save({"cases": cases, "troubles": troubles}, folder / "work")
     torch.multiprocessing.spawn(_host, (world_size, folder))
     return [torch.load(folder / f"rank{rank}", weights_only=False) for rank in range(world_size)]
 
@@ -33,16 +38,15 @@ def _work(rank: int, world_size: int, folder: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world_size
     )
-    cases = torch.load(folder / "cases", weights_only=False)
-    found = []
-    for case in cases:
+    work, found = torch.load(folder / "work", weights_only=False), []
+    for case in work["cases"]:
         try:
             found.append(_solved(case, rank))
         except NearfarError as error:
             found.append({"error": str(error)})
         except Exception as error:
             raise RuntimeError(f"rank {rank}: {case}") from error
-    troubles = {name: trouble(rank) for name, trouble in rank_troubles.TROUBLES.items()}
+    troubles = {name: trouble(rank) for name, trouble in work["troubles"].items()}
     torch.save({"cases": found, "troubles": troubles}, folder / f"rank{rank}")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -57,11 +61,5 @@ def _solved(case: Case, rank: int) -> dict[str, Any]:
 
 
 def wrapped(model: Model, engine: str) -> nn.Module:
-    """The model as an engine sees it. FSDP2 takes no scalars: a loss that learns one has a wrapper of its own."""
-    if engine == "ddp":
-        return DistributedDataParallel(model)
-    if all(p.ndim for p in model.loss.parameters()):
-        return fully_shard(model)
-    fully_shard(model.net)
-    model.loss = DistributedDataParallel(model.loss)  # pyrefly: ignore[bad-assignment]
-    return model
+    """The model, network and loss in one, as an engine sees it."""
+    return DistributedDataParallel(model) if engine == "ddp" else fully_shard(model)

@@ -78,14 +78,21 @@ class Case:
         return " ".join(str(x) for x in (self.create, self.cut, *more) if x)
 
 
+class Rounded(nn.Linear):
+    """A layer that gives a row the same bits in whatever company: a float32 product of one row is another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x.double(), self.weight.double()).to(x.dtype)
+
+
 class Model(nn.Module):
     """A network with the loss inside, so that one wrapper sees to the weights of both."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.net = nn.Linear(WIDTH, DIM, bias=False)
-        self.other = nn.Linear(WIDTH, DIM, bias=False) if case.candidates else None
+        self.net = Rounded(WIDTH, DIM, bias=False)
+        self.other = Rounded(WIDTH, DIM, bias=False) if case.candidates else None
         self.loss: Loss = nearfar.losses.create(**case.create)
         self.memory = None if case.memory is None else nearfar.CrossBatchMemory(**case.memory)
         self.to(case.dtype)
@@ -253,6 +260,8 @@ def further() -> Iterator[dict[str, Any]]:
         {"name": "margin", "mining": "distance_weighted"},
         {"name": "proxy_nca", **LEARNED},
         {"name": "clip"},
+        {"name": "siglip"},
+        {"name": "margin", "classes": CLASSES},
     ):
         yield {"create": create, "engine": "fsdp"}
         yield {"create": create, "dtype": torch.float32}

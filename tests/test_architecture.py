@@ -16,7 +16,7 @@ LAYERS = [
     ["errors", "files", "toml", "registered", "distributed"],
     ["similarity"],
     ["inputs"],
-    ["kept"],
+    ["kept", "memory_ranks", "memory_slots"],
     ["pairs"],
     ["recalled", "memory_refusals"],
     ["memory"],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 
 from nearfar.cli.app import run
 from nearfar.data.table import Table
-from nearfar.offline import mine
-from nearfar.report.mined import summarise_mined, write_mined
+from nearfar.offline import Suspects, mine
+from nearfar.report.mined import hard_rows, summarise_mined, suspect_cards, write_mined
+from nearfar.report.sections import Gallery
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -82,10 +84,21 @@ def test_what_people_get_wrong(trained, capsys, arguments, status, words):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("arguments", [["--margin", "0"], ["--guard", "0"]])
+def test_settings_are_checked_before_anything_is_embedded(trained, capsys, arguments):
+    capsys.readouterr()
+    assert run(["mine", str(trained), *arguments]) == 1
+    assert "embed" not in capsys.readouterr().err
+
+
 def test_a_run_without_a_model(trained, tmp_path, capsys):
     shutil.copy(trained / "config.toml", tmp_path)
-    assert run(["mine", str(tmp_path)]) == 1
-    assert "Traceback" not in capsys.readouterr().err
+    for command in ("mine", "evaluate", "report"):
+        assert run([command, str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert said == (
+            f"nearfar: the training of {tmp_path} is not finished; go on with: nearfar train {tmp_path} --resume\n"
+        )
 
 
 @pytest.fixture
@@ -111,6 +124,23 @@ def test_the_page_of_any_result(drawn, tmp_path, angles):
     page = write_mined(mined, drawn, summary, tmp_path).read_text(encoding="utf-8")
     assert "<b>tom" not in page
     assert "nan" not in page.lower().split("</style>")[1].replace("data:image", "")[:2000]
+
+
+def test_the_surest_suspects_come_first_and_are_no_hard_negatives(drawn):
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9], [0.7, 0.7]])
+    found = Suspects(
+        np.array([[0, 2], [1, 3]]), np.array([0.9, 0.8], np.float32), np.array([False, True]), 0.8
+    )
+    mined = replace(mine(x, torch.from_numpy(drawn.label), guard=1.0), suspects=found)
+    gallery = Gallery(drawn)
+    assert [card["files"] for card in suspect_cards(mined, gallery)] == [
+        ["1.png", "3.png"],
+        ["0.png", "2.png"],
+    ]
+    rows = hard_rows(mined, gallery)
+    assert (mined.negative_similarity > 0.9).any()
+    assert rows
+    assert all(float(tile.words) < 0.8 for row in rows for tile in row["others"])
 
 
 def test_all_labels_differ(drawn, tmp_path):

@@ -1,6 +1,6 @@
 """Cross-batch memory: embeddings of past steps as further candidates, without gradient."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,15 +8,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nearfar import memory_ranks
+from nearfar.distributed import rank, world_size
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
-from nearfar.memory_refusals import Combine, Enqueue, check_batch, check_fit, check_settings
+from nearfar.memory_refusals import (
+    Combine,
+    Enqueue,
+    check_batch,
+    check_fit,
+    check_ranks,
+    check_settings,
+    refuse_local,
+)
+from nearfar.memory_slots import inverse_lengths, new_slots, next_slots, next_slots_of_paper
 from nearfar.recalled import Recalled
 from nearfar.similarity.labels import matches
 from nearfar.similarity.stable import full_precision, normalize
 from nearfar.similarity.stored import Stored
 
 KEPT = ("embeddings", "inverse", "labels", "ids", "made")
+DEALT = ("embeddings", "inverse", "made")
+"""Of what is kept, that of which each rank of a sharded memory has its part."""
 COUNTED = ("added", "step", "cursor")
 
 
@@ -35,6 +48,12 @@ class CrossBatchMemory(nn.Module):
 
     All state is in ``state_dict()``; the memory stays on its device when a model that holds it is moved.
 
+    Across ranks a memory takes in the rows of all ranks, in rank order, and every rank has all of it, or,
+    with ``sharded``, one W-th. It then goes with losses across ranks alone, ``add`` is to be given the same
+    rows on every rank, and **every rank must call** ``state_dict()``, also where one of them writes it: it
+    puts everything together, on every rank in main memory, and is that of one process. Any number of ranks
+    can load it, sharded or not.
+
     Args:
         size: how many embeddings to hold.
         start_after: training steps at the beginning in which nothing is stored.
@@ -48,6 +67,8 @@ class CrossBatchMemory(nn.Module):
         xbm_compat: the ring of the paper's public code, for parity: stored before the loss; a batch that no
             longer fits goes over the *newest* rows at the end, and the ring begins again at 0; label 0 in the
             last slot counts as "not full yet", so that only the rows before the cursor are seen.
+        sharded: of W ranks each holds size / W embeddings, and labels and ids of all. Nothing changes in one
+            process.
 
     Attributes:
         drift: mean cosine of embeddings with their older versions in memory, over the rows of the last batch
@@ -77,6 +98,7 @@ class CrossBatchMemory(nn.Module):
         weight: float = 1.0,
         enqueue: Enqueue = "after",
         xbm_compat: bool = False,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         enqueue = "before" if xbm_compat else enqueue
@@ -86,10 +108,12 @@ class CrossBatchMemory(nn.Module):
         self.dtype = dtype
         self.combine: Combine = combine
         self.weight, self.enqueue, self.xbm_compat = weight, enqueue, xbm_compat
+        self.sharded = sharded
         self.drift: Tensor | None = None
         self.embeddings = self.inverse = self.labels = self.ids = self.made = None
         self.added = self.step = self.cursor = 0
         self._turn: _Turn | None = None
+        self._place = (0, 1)
 
     def __len__(self) -> int:
         """Return how many embeddings there are to compare with."""
@@ -114,8 +138,8 @@ class CrossBatchMemory(nn.Module):
         Raises:
             NearfarError: if they do not fit each other, or what is stored already.
         """
-        self._checked(embeddings, labels, ids)
-        self._store(embeddings, labels, ids)
+        self._checked(embeddings, labels, ids, None)
+        self._store(embeddings, labels, ids, None)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -133,49 +157,91 @@ class CrossBatchMemory(nn.Module):
         if turn.batch is not None:
             self.take_in(*turn.batch)
 
+    @property
+    def dealt_out(self) -> bool:
+        """Whether there are several ranks and each has a part."""
+        return self.sharded and world_size() > 1
+
+    @property
+    def bytes_to_gather(self) -> int:
+        """What it takes to have all embeddings on every rank for a moment; 0 where they are there anyway."""
+        if self.embeddings is None or not self.dealt_out:
+            return 0
+        return 2 * len(self) * self.embeddings.shape[1] * self.embeddings.element_size()
+
     def recall(
-        self, embeddings: Tensor, labels: Labels, ids: Tensor | None, *, learning: bool
+        self,
+        embeddings: Tensor,
+        labels: Labels,
+        ids: Tensor | None,
+        *,
+        learning: bool,
+        counts: Sequence[int] | None = None,
     ) -> Recalled | None:
         """Return what a batch is to be compared with; None where that is the batch alone. A loss calls this.
 
         Args:
+            embeddings: of all ranks; of this one where ``counts`` is given.
             learning: whether this is a training step, which counts.
+            counts: rows of each rank, for a memory that is sharded.
 
         Raises:
             NearfarError: if the batch does not fit what is stored.
         """
-        labels = self._checked(embeddings, labels, ids)
+        if self.dealt_out and counts is None:
+            refuse_local()
+        labels = self._checked(embeddings, labels, ids, counts)
         slots = None
         if learning and self.enqueue == "before":
             if self._turn is None or not self._turn.stored:
-                slots = self._step(embeddings, labels, ids)
+                slots = self._step(embeddings, labels, ids, counts)
             if self._turn is not None:
                 slots = self._turn.slots if self._turn.stored else slots
                 self._turn.stored, self._turn.slots = True, slots
+        return self.read(embeddings, None if slots is None else slots.masked_fill(slots >= len(self), -1))
+
+    def read(self, embeddings: Tensor, own: Int[Tensor, " n"] | None = None) -> Recalled | None:
+        """Return what is stored, to be compared with ``embeddings``; None while that is nothing.
+
+        Args:
+            own: the slot that holds each row of the batch, or -1.
+        """
         count = len(self)
         if self.embeddings is None or self.inverse is None or self.labels is None or not count:
             return None
+        self._settle(embeddings)
+        counts = memory_ranks.dealt(count) if self.dealt_out else None
+        here = count if counts is None else counts[rank()]
         return Recalled(
             stored=Stored(
-                self.embeddings[:count], self.inverse[:count], full_precision(embeddings.detach()[:0])
+                self.embeddings[:here], self.inverse[:here], full_precision(embeddings.detach()[:0])
             ),
             labels=self.labels[:count],
             ids=None if self.ids is None else self.ids[:count],
-            own=None if slots is None else slots.masked_fill(slots >= count, -1),
+            own=own,
             with_batch=self.combine == "together",
             weight=self.weight if self.combine == "sum" else 1.0,
+            counts=counts,
         )
 
-    def take_in(self, embeddings: Tensor, labels: Tensor, ids: Tensor | None) -> None:
-        """Store a batch after its loss, in a training step. A loss calls this."""
+    def take_in(
+        self, embeddings: Tensor, labels: Tensor, ids: Tensor | None, counts: Sequence[int] | None = None
+    ) -> None:
+        """Store a batch after its loss, in a training step. A loss calls this; see ``recall``."""
         if self._turn is not None:
-            self._turn.batch = (embeddings, labels, ids)
+            self._turn.batch = (embeddings, labels, ids, counts)
         elif self.enqueue == "after":
-            self._step(embeddings, labels, ids)
+            self._step(embeddings, labels, ids, counts)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return everything a resumed run needs; ``state_dict`` calls this."""
-        return {name: getattr(self, name) for name in (*KEPT, *COUNTED)}
+        """Return everything a resumed run needs; ``state_dict`` calls this, with ``sharded`` on all ranks."""
+        state = {name: getattr(self, name) for name in (*KEPT, *COUNTED)}
+        if self.labels is not None and self.sharded:
+            check_ranks(self._place)
+            if self.dealt_out:
+                to = self.labels.device
+                state |= {name: memory_ranks.put_together(state[name].to(to), self.size) for name in DEALT}
+        return state
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what ``get_extra_state`` returned; ``load_state_dict`` calls this.
@@ -189,9 +255,12 @@ class CrossBatchMemory(nn.Module):
                 f"this memory has size {self.size} but the saved one has {len(stored)}; create it with "
                 "the same size, or begin with an empty one."
             )
+        self._place = (rank(), world_size())
         for name in KEPT:
             value = state[name]
-            setattr(self, name, None if value is None else value.clone())
+            if value is not None:
+                value = memory_ranks.own_part(value) if self.dealt_out and name in DEALT else value.clone()
+            setattr(self, name, value)
         for name in COUNTED:
             setattr(self, name, int(state[name]))
         if stored is not None:
@@ -200,17 +269,22 @@ class CrossBatchMemory(nn.Module):
     def extra_repr(self) -> str:
         """Show the settings and how full it is."""
         shown = {"size": self.size, "start_after": self.start_after, "combine": self.combine}
+        shown |= {"sharded": True} if self.sharded else {}
         return ", ".join(f"{key}={value!r}" for key, value in shown.items()) + f", filled={len(self)}"
 
-    def _step(self, embeddings: Tensor, labels: Tensor, ids: Tensor | None) -> Tensor | None:
+    def _step(
+        self, embeddings: Tensor, labels: Tensor, ids: Tensor | None, counts: Sequence[int] | None
+    ) -> Tensor | None:
         """Count a training step and store its batch, once the memory has begun."""
-        self._measure_drift(embeddings, ids)
+        self._measure_drift(embeddings, ids, counts)
         self.step += 1
-        return self._store(embeddings, labels, ids) if self.step > self.start_after else None
+        return self._store(embeddings, labels, ids, counts) if self.step > self.start_after else None
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _store(self, embeddings: Tensor, labels: Tensor, ids: Tensor | None) -> Int[Tensor, " n"]:
+    def _store(
+        self, embeddings: Tensor, labels: Tensor, ids: Tensor | None, counts: Sequence[int] | None
+    ) -> Int[Tensor, " n"]:
         """Write rows into the ring; return the slot of each, -1 for those that are not held."""
         x = embeddings.detach()
         if self.embeddings is None:
@@ -220,52 +294,46 @@ class CrossBatchMemory(nn.Module):
         assert self.inverse is not None
         assert self.labels is not None
         assert self.made is not None
-        x = x.to(self.embeddings)
-        slots = torch.full((len(x),), -1, device=labels.device)
-        good = torch.nonzero(x.isfinite().all(1)).squeeze(1).to(labels.device)
+        x = x.to(self.embeddings) if counts is None else x.to(self.embeddings.dtype)
+        slots = torch.full((len(labels),), -1, device=labels.device)
+        if counts is None:
+            good = torch.nonzero(x.isfinite().all(1)).squeeze(1).to(labels.device)
+        else:
+            good = memory_ranks.finite_rows(x, counts)
         places = self._places(len(good))
         good = good[len(good) - len(places) :]
         slots[good] = places.to(slots.device)
-        there, rows = places.to(x.device), x[good.to(x.device)]
-        length = torch.linalg.vector_norm(full_precision(rows), dim=1)
-        zero = length == 0
+        if self.dealt_out:
+            rows, there = memory_ranks.rows_to_store(x, slots, counts)
+        else:
+            rows, there = x[good.to(x.device)], places
+        rows, there = rows.to(self.embeddings.device), there.to(self.embeddings.device)
         self.embeddings[there] = rows
-        self.inverse[there] = length.masked_fill(zero, 1.0).reciprocal().masked_fill(zero, 0.0)
+        self.inverse[there] = inverse_lengths(rows)
         self.labels[places] = labels[good].to(self.labels.dtype)
-        self.made[places] = self.step
+        self.made[there.to(self.made.device)] = self.step
         if self.ids is not None and ids is not None:
             self.ids[places] = ids[good].to(self.ids.dtype)
         return slots
 
     def _places(self, count: int) -> Int[Tensor, " new"]:
-        """Return the slots that ``count`` new rows (or the last ``size`` of them) go to, and move on."""
+        """Return the slots that new rows go to, and move on."""
         assert self.labels is not None
-        device = self.labels.device
         if self.xbm_compat:
-            if count > self.size:
-                raise NearfarError(
-                    f"xbm_compat cannot store a batch of {count} rows in a memory of {self.size}; "
-                    "make the memory larger, or leave xbm_compat off."
-                )
-            fits = self.cursor + count <= self.size
-            first = self.cursor if fits else self.size - count
-            self.cursor = self.cursor + count if fits else 0
-            self.added += count
-            return torch.arange(first, first + count, device=device)
-        held = min(count, self.size)
-        places = torch.arange(self.added + count - held, self.added + count, device=device) % self.size
+            given = (count, self.size, self.cursor, self.labels.device)
+            places, self.cursor = next_slots_of_paper(*given)
+        else:
+            places = next_slots(count, self.size, self.added, self.labels.device)
         self.added += count
         return places
 
     def _create(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> None:
         """Make room, now that dimensions and types are known."""
-        at, device = self.device or x.device, labels.device
-        self.embeddings = torch.zeros(self.size, x.shape[1], dtype=self.dtype or x.dtype, device=at)
-        self.inverse = torch.zeros(self.size, dtype=full_precision(self.embeddings[:0]).dtype, device=at)
-        kind = torch.long if labels.ndim == 1 else torch.bool
-        self.labels = torch.zeros(self.size, *labels.shape[1:], dtype=kind, device=device)
-        self.made = torch.full((self.size,), -1, device=device)
-        self.ids = None if ids is None else torch.full((self.size,), -1, device=device)
+        self._place = (rank(), world_size())
+        held = memory_ranks.dealt(self.size)[rank()] if self.dealt_out else self.size
+        kinds = {"ids": ids is not None, "device": self.device, "dtype": self.dtype}
+        for name, value in new_slots(x, labels, size=self.size, held=held, **kinds).items():
+            setattr(self, name, value)
 
     def _settle(self, x: Tensor) -> None:
         """Be where the batch is, embeddings on ``device`` where one was asked for."""
@@ -276,20 +344,25 @@ class CrossBatchMemory(nn.Module):
                 setattr(self, name, value.to(self.device if pinned else x.device))
 
     @torch.no_grad()
-    def _measure_drift(self, embeddings: Tensor, ids: Tensor | None) -> None:
+    def _measure_drift(self, embeddings: Tensor, ids: Tensor | None, counts: Sequence[int] | None) -> None:
         """Compare rows with what is stored under the same id."""
         x = full_precision(embeddings.detach())
         self.drift = x.new_tensor(torch.nan)
         if ids is None or self.ids is None or self.embeddings is None:
             return
         row, slot = matches(ids.to(self.ids.dtype), self.ids[: len(self)])
+        if counts is not None:
+            self.drift = memory_ranks.drift(x, counts, (row, slot), self.embeddings)
+            return
         older = self.embeddings[slot.to(self.embeddings.device)].to(x)
         self.drift = (normalize(x[row]) * normalize(older)).sum(1).mean()
 
-    def _checked(self, embeddings: Any, labels: Any, ids: Any) -> Tensor:
+    def _checked(self, embeddings: Any, labels: Any, ids: Any, counts: Sequence[int] | None) -> Tensor:
         """Refuse a batch that cannot be stored, or does not fit what is stored; return its labels."""
-        labels = check_batch(embeddings, labels, ids)
+        labels = check_batch(embeddings, labels, ids, None if counts is None else sum(counts))
         if self.embeddings is not None and self.labels is not None:
+            if self.sharded:
+                check_ranks(self._place)
             check_fit(embeddings, labels, ids, self.embeddings, self.labels, self.ids)
             self._settle(embeddings)
         return labels
@@ -301,4 +374,4 @@ class _Turn:
     def __init__(self) -> None:
         self.stored = False
         self.slots: Tensor | None = None
-        self.batch: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self.batch: tuple[Tensor, Tensor, Tensor | None, Sequence[int] | None] | None = None

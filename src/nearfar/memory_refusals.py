@@ -1,10 +1,11 @@
 """What a memory refuses, in one sentence each: settings that make no sense, batches that do not fit."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor
 
+from nearfar.distributed import rank, world_size
 from nearfar.errors import NearfarError, suggest
 from nearfar.inputs import check_embeddings, relate, shown
 from nearfar.similarity import Relevance
@@ -46,8 +47,11 @@ def check_settings(
         )
 
 
-def check_batch(embeddings: Any, labels: Any, ids: Any) -> Tensor:
+def check_batch(embeddings: Any, labels: Any, ids: Any, n: int | None = None) -> Tensor:
     """Refuse a batch that cannot be stored; return its labels.
+
+    Args:
+        n: rows of all ranks, where ``embeddings`` are those of this one.
 
     Raises:
         NearfarError: if shapes or types do not fit, or there is no label for each row.
@@ -57,7 +61,8 @@ def check_batch(embeddings: Any, labels: Any, ids: Any) -> Tensor:
             "a memory keeps a label for each embedding, and Relevance only lists pairs within one batch; "
             "use classes [n] or tags [n, tag] with a memory."
         )
-    relate(check_embeddings(embeddings, "embeddings"), labels, ids=ids)
+    here = check_embeddings(embeddings, "embeddings")
+    relate(here if n is None else n, labels, ids=ids)
     return labels
 
 
@@ -89,3 +94,31 @@ def check_fit(
             f"this memory was filled {'without' if stored_ids is None else 'with'} ids; give ids=… with "
             "every batch or with none."
         )
+
+
+def check_ranks(place: tuple[int, int]) -> None:
+    """Refuse a memory that was dealt out to other ranks.
+
+    Args:
+        place: (rank, number of ranks) when it was.
+
+    Raises:
+        NearfarError: if these are others now.
+    """
+    if place != (rank(), world_size()):
+        raise NearfarError(
+            f"this sharded memory was filled as rank {place[0]} of {place[1]} and is used as rank {rank()} "
+            f"of {world_size()}; take its state_dict() where it was filled, and load it here."
+        )
+
+
+def refuse_local() -> NoReturn:
+    """Refuse a loss that would see one rank's part alone.
+
+    Raises:
+        NearfarError: always.
+    """
+    raise NearfarError(
+        "this memory is sharded over ranks and across_ranks=False keeps a loss to the rows of one; create "
+        "the loss with across_ranks=True, or the memory with sharded=False."
+    )

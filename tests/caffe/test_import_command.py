@@ -63,6 +63,7 @@ def test_a_fault_is_told(folder):
         (["kites.prototxt", "-o", "kites.prototxt", "--overwrite"], 1, "is what is read"),
         (["kites.prototxt", "solver.prototxt", "-o", "solver.prototxt", "--overwrite"], 1, "is what is read"),
         (["data.prototxt"], 1, "data.prototxt: no loss of this net"),
+        (["typo.prototxt"], 1, "this type is not known. Did you mean 'NPairMultiClassLoss'?"),
         ([], 2, "NET.prototxt"),
     ],
 )
@@ -70,6 +71,9 @@ def test_failures_are_one_sentence(folder, capsys, arguments, status, words):
     for name in ("weights.caffemodel", "renamed.prototxt"):
         (folder / name).write_bytes(b"\n\xff\xfe\x00")
     (folder / "data.prototxt").write_text(DATA)
+    (folder / "typo.prototxt").write_text(
+        DATA + NETWORK + NPAIR.replace("NPairMultiClassLoss", "NPairMultClass")
+    )
     assert run(["caffe", "import", *arguments]) == status
     shown = capsys.readouterr().err
     assert shown.count("nearfar: ") == 1

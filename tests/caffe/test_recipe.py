@@ -250,3 +250,11 @@ def test_files_that_are_none(tmp_path: Path):
         import_net(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
     with pytest.raises(NearfarError, match="there is no such file"):
         import_net(tmp_path / "nte.prototxt")
+
+
+def test_a_misspelt_field_of_the_solver_is_told_with_the_right_one(imported):
+    _, recipe = imported(DATA + NETWORK + NPAIR, "base_lr: 0.1 max_itr: 9 richness: 1")
+    assert row(recipe, "max_itr") == (
+        "max_itr (line 1) | - | not a field of Caffe's solver; left out. Did you mean 'max_iter'?"
+    )
+    assert row(recipe, "richness").endswith("left out.")

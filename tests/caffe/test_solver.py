@@ -52,6 +52,10 @@ def test_a_solver() -> None:
     assert [(field.name, field.line) for field in solver.unknown] == [("richness", 12)]
 
 
+def test_the_net_has_an_old_name() -> None:
+    assert Solver.of(parse("base_lr: 1 train_net: 'train.prototxt'")).net == "train.prototxt"
+
+
 def test_defaults_are_those_of_caffe() -> None:
     solver = Solver.of(parse("base_lr: 1"))
     assert (solver.type, solver.regularization_type, solver.lr_policy) == ("SGD", "L2", "fixed")
@@ -83,8 +87,10 @@ def test_the_type_has_an_old_name(text: str, found: str) -> None:
         ("base_lr: 1\nlr_policy: 'stp'", "2:1: lr_policy 'stp' does not exist in Caffe; it has fixed, step, exp, inv, multistep, poly, sigmoid. Did you mean 'step'?"),
         ("base_lr: 1 lr_policy: step", "1:12: lr_policy must be a text in quotes; found step."),
         ("base_lr: 1\nlr_policy: 'step'", "2:1: lr_policy 'step' needs stepsize, the iterations between two falls; found 0."),
+        ("base_lr: 1\nlr_policy: 'step' stepsise: 9", "2:1: lr_policy 'step' needs stepsize, the iterations between two falls; found 0. Did you mean 'stepsize'?"),
         ("base_lr: 1\nlr_policy: 'multistep'", "2:1: lr_policy 'multistep' needs stepvalue, the iterations at which the rate falls, once for each."),
         ("base_lr: 1\nlr_policy: 'poly'", "2:1: lr_policy 'poly' needs a max_iter of 1 or more and a power of 0 or more; found max_iter 0 and power 0."),
+        ("base_lr: 1\nlr_policy: 'inv' gamma: -1", "2:1: lr_policy 'inv' needs a gamma of 0 or more; found -1."),
         ("base_lr: 1\nlr_policy: 'exp' gamma: -1", "2:1: lr_policy 'exp' needs a gamma of 0 or more; found -1."),
         ("base_lr: 1 type: 'Adm'", "1:12: type 'Adm' is no solver of Caffe; it has SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam. Did you mean 'Adam'?"),
         ("base_lr: 1 solver_type: LBFGS", "1:12: solver_type must be one of SGD, NESTEROV, ADAGRAD, RMSPROP, ADADELTA, ADAM; found LBFGS."),

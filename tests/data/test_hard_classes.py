@@ -149,6 +149,18 @@ def test_resume_bit_for_bit_with_a_loader_that_reads_ahead(ahead):
         assert torch.equal(end["learned"]["means"], last["learned"]["means"])
 
 
+def test_batches_before_the_place_are_forgotten():
+    sampler = HardClassSampler(LABELS, 3, 2, seed=2)
+    handed = list(sampler)
+    state = sampler.state_dict() | {"position": 2}
+    assert sampler.candidates == len(sampler.members) == 10
+    assert HardClassSampler(np.arange(60) // 2, 3, 2).candidates == 12
+    again = HardClassSampler(LABELS, 3, 2, seed=2)
+    again.load_state_dict(state)
+    assert min(again.ahead) == 2
+    assert list(again) == handed[2:]
+
+
 def test_one_draw_is_of_its_place_and_means_alone():
     torch.manual_seed(3)
     one, other = (HardClassSampler(LABELS, 3, 2, seed=2) for _ in range(2))

@@ -8,6 +8,7 @@ import torch
 
 from nearfar.errors import DataError, NearfarError
 from nearfar.offline import mine, subset
+from nearfar.offline.guard import suspects
 
 
 def made(seed: int = 0, n: int = 40, classes: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,6 +82,30 @@ def test_confusions():
     assert first.similarity == pytest.approx(max(mined.hard.similarity[hard]))
 
 
+def test_confusions_count_first_and_leave_out_rows_that_are_alone():
+    """Classes 0 and 1 confuse four rows, 2 and 3 one that is nearer; a row of class 5 is alone beside class 1."""
+
+    def confusions(degrees: list[float], labels: list[int]) -> list[tuple[tuple[int, int], int, int]]:
+        angle = torch.tensor([*degrees, 300, 300.01], dtype=torch.float64).deg2rad()  # no negative is suspect
+        x = torch.stack([angle.cos(), angle.sin()], 1)
+        found = mine(x, torch.tensor([*labels, 9, 9]), guard=1.0).confusions()
+        return [(each.labels, each.count, each.of) for each in found]
+
+    pairs = [0.0, 40, 20, 60, 120, 122, 123, 123.5]
+    assert confusions(pairs, [0, 0, 1, 1, 2, 2, 3, 3]) == [((0, 1), 4, 4), ((2, 3), 1, 4)]
+    assert ((1, 5), 1, 2) in confusions([0.0, 40, 20, 60, 20.5], [0, 0, 1, 1, 5])
+
+
+def test_suspects_by_hand():
+    """1 and 2 are each other's nearest; 1 is the nearest of 0 and exactly as near as the threshold asks."""
+    nearest = np.array([[1, 2], [2, 0], [1, -1]])
+    similarity = np.array([[0.5, 0.1], [0.9, 0.5], [0.9, np.nan]], np.float32)
+    found = suspects(nearest, similarity, 0.5)
+    assert found.pairs.tolist() == [[1, 2], [0, 1]]
+    assert found.mutual.tolist() == [True, False]
+    assert found.similarity.tolist() == pytest.approx([0.9, 0.5])
+
+
 def test_ids_gradients_and_precision():
     x, labels = made()
     ids = torch.arange(40) * 3 + 7
@@ -118,6 +143,8 @@ def test_what_does_not_fit():
         mine(x, labels, ids=torch.arange(3))
     with pytest.raises(NearfarError, match="positive margin"):
         mine(x, labels, margin=-1.0)
+    with pytest.raises(NearfarError, match=r"near is how many .* got 0"):
+        mine(x, labels, near=0)
 
 
 @pytest.mark.parametrize("most", [4, 10, 25, 60, 99, 100, 1000])

@@ -89,7 +89,11 @@ def test_blocks_and_order_change_nothing(seed, listed):
     generator = torch.Generator().manual_seed(seed)
     x, labels = torch.randn(24, 3, generator=generator), torch.randint(5, (24,), generator=generator)
     whole = kinds_of(next(iter(blocks(x, labels))), 0.2)
-    parts = np.concatenate([kinds_of(pairs, 0.2) for pairs in blocks(x, labels, listed=listed)])
+    parted = list(blocks(x, labels, listed=listed))
+    positives = [len(pairs.positives.similarity) for pairs in parted]
+    assert all(count <= listed + 23 for count in positives)  # the anchor that fills a block goes with it
+    assert len(parted) >= sum(positives) / (listed + 23)
+    parts = np.concatenate([kinds_of(pairs, 0.2) for pairs in parted])
     assert (whole == parts).all()
     order = torch.randperm(24, generator=generator)
     assert count_triplets(x[order], 90 - 7 * labels[order]) == count_triplets(x, labels)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nearfar.config import Config
 from nearfar.errors import CheckpointError
 from nearfar.report.compare import STUDENT, group, mean_and_interval, read_runs
 from nearfar.report.compare_page import draw, markdown, numbers, table
+from nearfar.train.folder import FREE
 
 
 def quiet(*_: object) -> None:
@@ -27,7 +29,10 @@ def make(tmp_path):
         (folder / "model").mkdir(parents=True)
         (folder / "config.toml").write_text(Config.load("objects", overrides).to_toml())
         told = {
-            "figures": {"recall_at_1": recall, "map_at_r": recall / 2},
+            "figures": {
+                "recall_at_1": recall,
+                "map_at_r": (1 - recall) / 2,
+            },  # the best by one is last by the other
             "intervals": {"recall_at_1": [recall - 0.1, recall + 0.1], "map_at_r": [0.0, recall]},
         }
         (folder / "test.json").write_text(json.dumps(told))
@@ -43,6 +48,9 @@ def test_the_interval_is_students():
     expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert (mean, low, high) == pytest.approx((np.mean(values), *expected), abs=1e-4)
     assert [round(stats.t.ppf(0.975, n), 3) for n in range(1, len(STUDENT) + 1)] == list(STUDENT)
+    many = np.linspace(0.4, 0.6, len(STUDENT) + 2)
+    expected = stats.t.interval(0.95, len(many) - 1, loc=0.5, scale=stats.sem(many))
+    assert mean_and_interval(many.tolist())[1:] == pytest.approx(expected, abs=1e-4)
 
 
 def test_seeds_come_together_and_the_best_comes_first(make):
@@ -51,12 +59,14 @@ def test_seeds_come_together_and_the_best_comes_first(make):
         make("b1", 0.60, "loss.name=contrastive", "train.seed=1"),
         make("a2", 0.52, "loss.name=supcon", "train.seed=2", "data.workers=0"),
         make("b2", 0.66, "loss.name=contrastive", "train.seed=2"),
+        make("a3", 0.40, "loss.name=supcon", "train.seed=3"),
+        make("b3", 0.60, "loss.name=contrastive", "train.seed=3"),
     ]
     groups = group(read_runs(folders, quiet))
-    assert [(one.name, len(one.runs)) for one in groups] == [("contrastive", 2), ("supcon", 2)]
-    assert groups[0].figure("recall_at_1")[0] == pytest.approx(0.63)
+    assert [(one.name, len(one.runs)) for one in groups] == [("contrastive", 3), ("supcon", 3)]
+    assert groups[0].figure("recall_at_1")[0] == pytest.approx(0.62)
     ahead = groups[0].ahead_of(groups[1], "recall_at_1")
-    assert ahead == pytest.approx(mean_and_interval([0.10, 0.14]))
+    assert ahead == pytest.approx(mean_and_interval([0.10, 0.14, 0.20]))
     assert groups[0].seconds == 3.5
 
 
@@ -72,6 +82,11 @@ def test_a_setting_is_named_by_what_sets_it_apart(make):
         "supcon, temperature = 0.1",
         "contrastive, model.dim = 64",
     ]
+    alone = [
+        make("d", 0.5, "loss.name=supcon", "loss.temperature=0.1"),
+        make("e", 0.4, "loss.name=contrastive"),
+    ]
+    assert [one.name for one in group(read_runs(alone, quiet))] == ["supcon", "contrastive"]
 
 
 def test_one_seed_keeps_the_interval_over_classes_and_shares_stay_shares(make):
@@ -81,6 +96,54 @@ def test_one_seed_keeps_the_interval_over_classes_and_shares_stay_shares(make):
     _, low, high = group(read_runs(pair, quiet))[0].figure("recall_at_1")
     assert low == 0.0
     assert high == 1.0
+
+
+def test_what_a_run_may_change_is_another_seed_and_another_draw_is_other_data(make):
+    free = {("data", "workers"): "0", ("data", "memory_limit"): "5MB", ("train", "checkpoint_minutes"): "3",
+            ("train", "device"): "cpu"}  # fmt: skip
+    assert set(free) <= set(FREE)
+    settings = [f"{section}.{key}={value}" for (section, key), value in free.items()]
+    folders = [make("a", 0.5, "train.seed=1"), make("b", 0.6, "train.seed=2", *settings)]
+    assert [len(one.runs) for one in group(read_runs(folders, quiet))] == [2]
+    other = make("c", 0.7, "train.seed=1", "data.split_seed=2")
+    groups = group(read_runs([*folders, other], quiet))
+    assert [(one.data, one.name) for one in groups] == [
+        ("objects", "multi_similarity"),
+        ("objects, split_seed = 2", "multi_similarity"),
+    ]
+    assert table(groups)[1][1][4] == ""
+
+
+def test_a_report_is_read_before_an_earlier_comparison(make):
+    folder = make("a", 0.5)
+    after = {
+        "recall_at_k": {"1": 0.25, "2": 0.5},
+        "map_at_r": 0.125,
+        "intervals": {"recall_at_1": [0.2, 0.3], "map_at_r": [0.1, 0.2], "mrr": [0.0, 1.0]},
+    }
+    (folder / "result.json").write_text(json.dumps({"results": {"after": after}}))
+    assert read_runs([folder], quiet)[0].figures == {
+        "recall_at_1": (0.25, 0.2, 0.3),
+        "map_at_r": (0.125, 0.1, 0.2),
+    }
+
+
+@pytest.mark.parametrize("name", ["result.json", "test.json"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"results": {"after": 3}}', '{"figures": {}}'])
+def test_figures_that_cannot_be_read_are_said(make, capsys, name, text):
+    folder = make("a", 0.5)
+    (folder / name).write_text(text)
+    assert command(["compare", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert f"{name} does not hold the figures of a test; delete it" in said
+    assert "should not happen" not in said
+
+
+def test_a_configuration_with_a_typing_error_names_its_run(make, capsys):
+    folder = make("a", 0.5)
+    (folder / "config.toml").write_text("[train]\nstps = 3\n")
+    assert command(["compare", str(make("b", 0.5)), str(folder)]) == 2
+    assert f"{folder}: config.toml: unknown key 'train.stps'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_said(make, tmp_path, capsys):
@@ -110,7 +173,18 @@ def test_page_picture_and_numbers_say_the_same(make, tmp_path, capsys):
     for titles_or_row in (table(groups)[0], *table(groups)[1]):
         assert len(titles_or_row) == 7
     assert "43.0 (30.3 to 55.7)" in page.read_text()
-    assert "43.0" in page.with_suffix(".svg").read_text()
+    svg = page.with_suffix(".svg").read_text()
+    assert "43.0" in svg
+    whiskers = [
+        {name: float(value) for name, value in re.findall(r'([xy][12])="([-\d.]+)"', line)}
+        for line in re.findall(r"<line[^>]*whisker[^>]*>", svg)
+    ]
+    means = [float(x) for x in re.findall(r'<circle[^>]*?cx="([\d.]+)"[^>]*class="mean"', svg)]
+    means = means or [float(x) for x in re.findall(r'class="mean"[^>]*?cx="([\d.]+)"', svg)]
+    assert len(whiskers) == len(means) == 2
+    for line, mean in zip(whiskers, means, strict=True):
+        assert (line["x1"] + line["x2"]) / 2 == pytest.approx(mean, abs=0.02)
+        assert line["x2"] - line["x1"] > 100
 
 
 def test_a_run_without_figures_is_tested_once(make, monkeypatch):

@@ -131,6 +131,28 @@ def test_training_curves_share_their_axis(width):
     assert "spread" not in svg
 
 
+@WIDTHS
+def test_training_curves_show_what_comes_from_a_memory(width):
+    told = [
+        {
+            "kind": "step",
+            "step": k,
+            "loss": 1.0,
+            "pairs_from_memory": 0.9,
+            "gradient_from_memory": 0.2 + k / 100,
+        }
+        for k in range(1, 11)
+    ]
+    svg = training_curves(told, width, "title")
+    assert "what comes from the memory" in svg
+    assert [part in svg for part in (">pairs<", ">gradient<")] == [True, True]
+    (pairs,) = (points(path) for path in marks(svg, "path", "stroke thin before"))
+    _, gradient = (points(path) for path in marks(svg, "path", "stroke thin after"))
+    assert len({y for _, y in pairs}) == 1
+    assert pairs[0][1] < gradient[-1][1] < gradient[0][1]  # y grows downwards
+    assert "from the memory" not in training_curves(LOG, width, "title")
+
+
 def test_the_log_of_a_resumed_run_is_read_once():
     assert [line["loss"] for line in steps(LOG)] == [2.0, None, 1.5]
     assert chosen(LOG)["epoch"] == 1

@@ -25,7 +25,21 @@ STEPS: dict[str, dict[str, Any]] = {
     "proxies, and a second loss": {
         "loss": {"name": "proxy_anchor", "add": [{"name": "triplet", "weight": 0.1}]}
     },
+    "classes shared out, and a second loss": {
+        "loss": {
+            "name": "sub_center_arcface",
+            "sharded": True,
+            "add": [{"name": "proxy_anchor", "weight": 0.1}],
+        },
+        "optimizer": {"clip_norm": 1.0},
+    },
     "memory that wraps around": {"memory": {"size": 20}},
+    "memory shared out": {"memory": {"size": 20, "sharded": True}},
+    "lengths, in chunks, with a memory": {
+        "loss": {"name": "npair", "similarity": "dot", "add": [{"name": "l2_norm", "weight": 0.05}]},
+        "memory": {"size": 20},
+        "batch": {"chunk": 2},
+    },
     "negatives drawn at random": {"loss": {"name": "margin", "mining": "distance_weighted"}},
     "a sampler that learns": {"batch": {"sampler": "hard_classes"}},
     "mining now and then": {"batch": {"sampler": "offline"}, "offline": {"every": 5}},
@@ -66,8 +80,10 @@ def two(of_nine: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """Everything that two processes are asked to do, by name: what came of it on each."""
     folder = tmp_path_factory.mktemp("two")
     wrapped = with_settings(of_nine, {"memory": {"size": 20}})
-    with pytest.raises(RunInterrupted):
-        train(wrapped, folder / "1 to 2", progress=False, trackers=[At(interrupt, kind="step", step=5)])
+    sharded = with_settings(of_nine, STEPS["memory shared out"])
+    for name in ("1 to 2", "1 to 2, shared out"):
+        with pytest.raises(RunInterrupted):
+            train(wrapped, folder / name, progress=False, trackers=[At(interrupt, kind="step", step=5)])
     spoiled = {"timeout": 60, "config": of_nine}
     cases: dict[str, training_ranks.Case] = {
         name: ("train", {"config": with_settings(of_nine, settings), "folder": folder / name})
@@ -76,6 +92,14 @@ def two(of_nine: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     cases |= {
         "1 to 2": ("train", {"config": wrapped, "folder": folder / "1 to 2", "resume": True}),
         "stopped": ("train", {"config": wrapped, "folder": folder / "stopped", "stop_at": (1, 5)}),
+        "1 to 2, shared out": (
+            "train",
+            {"config": sharded, "folder": folder / "1 to 2, shared out", "resume": True},
+        ),
+        "stopped, shared out": (
+            "train",
+            {"config": sharded, "folder": folder / "stopped, shared out", "stop_at": (0, 5)},
+        ),
         "finished": ("train", {"config": of_nine, "folder": folder / "plain", "resume": True}),
         "not empty": ("train", {"config": of_nine, "folder": folder / "plain"}),
         "dry run": ("dry_run", {"config": of_nine, "folder": folder / "dry"}),
@@ -104,6 +128,22 @@ def test_two_processes_train_as_one(of_nine: Config, two: dict[str, Any], tmp_pa
     assert_near(two["folder"] / name, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "name", ["memory that wraps around", "memory shared out", "lengths, in chunks, with a memory"]
+)
+def test_two_processes_tell_what_one_tells_of_its_memory(
+    of_nine: Config, two: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    """Active pairs are those of the whole batch with the whole memory."""
+    train(with_settings(of_nine, STEPS[name]), tmp_path / "run", progress=False)
+    told = []
+    for run in (tmp_path / "run", two["folder"] / name):
+        log = [record for record in read_log(run / "log.jsonl") if record["kind"] == "step"]
+        keys = ("active_in_batch", "active_in_memory", "pairs_from_memory", "gradient_from_memory")
+        told.append([record[key] for record in log[1:] for key in keys])
+    assert told[1] == pytest.approx(told[0], rel=1e-3)
+
+
 def test_one_of_them_writes(two: dict[str, Any]) -> None:
     log = read_log(two["folder"] / "plain" / "log.jsonl")
     steps = [record["step"] for record in log if record["kind"] == "step"]
@@ -116,11 +156,16 @@ def test_one_of_them_writes(two: dict[str, Any]) -> None:
 def test_a_run_goes_on_with_another_number_of_processes(
     of_nine: Config, two: dict[str, Any], tmp_path: Path
 ) -> None:
-    """From 1 to 2 and from 2 to 1, with a memory that has wrapped around: 20 slots, 9 images a batch."""
+    """From 1 to 2 and from 2 to 1, with a memory that has wrapped around: 20 slots, 9 images a batch.
+
+    Whether ranks share it out may change on the way.
+    """
     config = with_settings(of_nine, {"memory": {"size": 20}})
     train(config, tmp_path / "whole", progress=False)
-    train(config, two["folder"] / "stopped", resume=True, progress=False)
-    for name in ("1 to 2", "stopped"):
+    stopped = ("stopped", "stopped, shared out")
+    for name in stopped:
+        train(config, two["folder"] / name, resume=True, progress=False)
+    for name in ("1 to 2", "1 to 2, shared out", *stopped):
         assert_near(two["folder"] / name, tmp_path / "whole")
         state, other = (load_checkpoint(run / "last") for run in (two["folder"] / name, tmp_path / "whole"))
         assert state["progress"]["step"] == other["progress"]["step"]
@@ -214,13 +259,19 @@ def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.local_world_size() == 1
 
 
-def test_a_killed_process_costs_the_open_step(of_nine: Config, two: dict[str, Any], tmp_path: Path) -> None:
-    """torchrun starts both again, and the end is that of a run that nobody disturbed, bit for bit."""
+@pytest.mark.parametrize("moment", ["step", "write"])
+def test_a_killed_process_costs_the_open_step(
+    of_nine: Config, two: dict[str, Any], tmp_path: Path, moment: str
+) -> None:
+    """torchrun starts both again, and the end is that of a run that nobody disturbed, bit for bit.
+
+    Rank 1 dies in step 8, or rank 0 while it writes the checkpoint of step 8: that of step 7 stays.
+    """
     config = changed(of_nine, "train", checkpoint_minutes=1e-9)
     (tmp_path / "config.toml").write_text(config.to_toml())
     script = Path(__file__).with_name("killed_rank.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["--max-restarts=1", str(script), "8", "train", str(tmp_path / "config.toml")]
+    command += ["--max-restarts=1", str(script), moment, "8", "train", str(tmp_path / "config.toml")]
     command += ["--folder", str(tmp_path / "run"), "--no-report"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=120)

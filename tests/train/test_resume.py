@@ -136,7 +136,9 @@ def test_a_memory_is_resumed_where_it_was(
     last = [line for line in told if line["kind"] == "step"][-1]
     assert last["memory_filled"] > 0
     assert 0 < last["memory_drift"] <= 1.001
-    assert 0 <= last["memory_share"] <= 1
+    assert 0 < last["gradient_from_memory"] <= 1
+    assert 0 < last["pairs_from_memory"] <= 1
+    assert last["active_in_memory"] > 0
     if "add" in loss:
         added = loss["add"][0]
         expected = last[f"loss_{loss['name']}"] + added["weight"] * last[f"loss_{added['name']}"]

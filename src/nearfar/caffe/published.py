@@ -4,15 +4,22 @@ from typing import Any
 
 from nearfar.caffe.graph import Layer, choice
 
-REGIONS = ("GLOBAL", "LOCAL")
-METHODS = ("HARD", "EASY", "RAND", "RELATIVE_HARD", "RELATIVE_EASY")
+# The words of the proto, in its order, and what mining by ``relative`` calls the same.
+REGIONS = {"GLOBAL": "batch", "LOCAL": "anchor"}
+METHODS = {
+    "HARD": "hard",
+    "EASY": "easy",
+    "RAND": "all",
+    "RELATIVE_HARD": "relative_hard",
+    "RELATIVE_EASY": "relative_easy",
+}
 
 _NPAIR_NUMBERS = {"margin_ident": 0.0, "margin_diff": 0.0, "identsn": -1.0, "diffsn": -1.0}
 _NPAIR_WORDS = {
-    "ap_mining_region": (REGIONS, "LOCAL"),
-    "ap_mining_method": (METHODS, "RAND"),
-    "an_mining_region": (REGIONS, "LOCAL"),
-    "an_mining_method": (METHODS, "RAND"),
+    "ap_mining_region": (tuple(REGIONS), "LOCAL"),
+    "ap_mining_method": (tuple(METHODS), "RAND"),
+    "an_mining_region": (tuple(REGIONS), "LOCAL"),
+    "an_mining_method": (tuple(METHODS), "RAND"),
 }
 _RANK_WHOLES = {"neg_num": 1, "pair_size": 1}
 _RANK_NUMBERS = {"hard_ratio": 0.0, "rand_ratio": 0.0, "margin": 0.5}

@@ -3,14 +3,14 @@
 from typing import Any
 
 from nearfar.caffe.graph import NPAIR, RANK_HARD, Graph, Layer, NetError
-from nearfar.caffe.published import npair_settings, rank_settings
+from nearfar.caffe.published import METHODS, REGIONS, npair_settings, rank_settings
 from nearfar.caffe.table import Draft, plain
 from nearfar.caffe.triplets import TripletSoftmax, find_triplet_softmax
+from nearfar.errors import suggest
 from nearfar.toml import format_value
 
 NORMS = ("l2normalize", "norm", "normalize")
-
-_OVER = {"GLOBAL": "batch", "LOCAL": "anchor"}
+LOSSES = ("NPairMultiClassLoss", "RankHardLoss")
 
 
 def import_loss(graph: Graph, draft: Draft) -> Layer:
@@ -72,8 +72,8 @@ def _side(
     found = f"{letters}_mining: {method}, {region}"
     if method == "RAND":
         draft.say(found, f'loss.mining: {side}_method = "all"', "RAND never drew: it takes all")
-        return {f"{side}_method": "all"}
-    values: dict[str, Any] = {f"{side}_method": method.lower(), f"{side}_over": _OVER[region]}
+        return {f"{side}_method": METHODS[method]}
+    values: dict[str, Any] = {f"{side}_method": METHODS[method], f"{side}_over": REGIONS[region]}
     differs = []
     if method.startswith("RELATIVE"):
         values[f"keep_{side}s"] = plain(given[number])
@@ -143,10 +143,13 @@ def _similarity(graph: Graph, reader: Layer, draft: Draft) -> None:
 
 
 def _no_loss(graph: Graph) -> str:
+    for layer in graph.layers:
+        if hint := suggest(layer.type, list(LOSSES)):
+            return f"{layer.said}: this type is not known.{hint}"
     place = next((layer.message.source for layer in (*graph.layers, *graph.sources)), "net")
     losses = sorted({layer.type for layer in graph.layers if layer.kind.endswith("loss")})
     has = f"it has {', '.join(losses)}" if losses else "it has none"
     return (
-        f"{place}: no loss of this net can be imported ({has}); known are NPairMultiClassLoss, RankHardLoss "
-        "and the triplet softmax of Eltwise, Reduction SUMSQ and Power 0.5."
+        f"{place}: no loss of this net can be imported ({has}); known are {', '.join(LOSSES)} and the "
+        "triplet softmax of Eltwise, Reduction SUMSQ and Power 0.5."
     )

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from nearfar.caffe.solver import Solver, fall_iterations
+from nearfar.caffe.solver import FIELDS, Solver, fall_iterations
 from nearfar.caffe.table import Draft, plain
+from nearfar.errors import suggest
 
 _INSTEAD = {
     "SGD": ("sgd", ""),
@@ -64,7 +65,8 @@ def import_solver(solver: Solver | None, draft: Draft) -> None:
     if solver.random_seed >= 0:
         draft.set(f"random_seed: {solver.random_seed}", "train", {"seed": solver.random_seed})
     for field in solver.unknown:
-        draft.say(f"{field.name} (line {field.line})", "-", "not a field of Caffe's solver; left out")
+        hint = suggest(field.name, FIELDS)
+        draft.say(f"{field.name} (line {field.line})", "-", f"not a field of Caffe's solver; left out.{hint}")
 
 
 def _schedule(solver: Solver, draft: Draft) -> None:

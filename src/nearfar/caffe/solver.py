@@ -35,6 +35,7 @@ _idle = (
     *("snapshot_prefix", "snapshot_diff", "snapshot_format", "snapshot_after_train", "weights"),
     *("solver_mode", "device_id", "layer_wise_reduce"),
 )
+FIELDS = [*_numbers, *_wholes, *_texts, *_idle]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +115,16 @@ class Solver:
             "regularization_type": message.text("regularization_type", "L2"),
             "type": _type(message),
             "net": message.text("net", "") or message.text("train_net", ""),
-            "unknown": tuple(message.unknown([*_numbers, *_wholes, *_texts, *_idle])),
+            "unknown": tuple(message.unknown(FIELDS)),
         }
         read |= {name: float(message.number(name, 0)) for name in _numbers if message.place(name)}
         read |= {name: message.whole(name, 0) for name in _wholes if message.place(name)}
         try:
             return cls(**read)
         except NearfarError as error:
-            raise message.error(str(error), message.place("lr_policy")) from None
+            hints = (suggest(field.name, FIELDS) for field in read["unknown"])
+            place = message.place("lr_policy")
+            raise message.error(f"{error}{next(filter(None, hints), '')}", place) from None
 
     def learning_rate(self, iteration: int) -> float:
         """Return the learning rate at an iteration, counted from 0, as Caffe computes it (in float64).

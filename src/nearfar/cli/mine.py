@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from nearfar.cli.app import app
-from nearfar.cli.runs import config_of, fetch
+from nearfar.cli.given import config_of_finished, fetch
 from nearfar.cli.show import Steps, print_grid, print_json
 from nearfar.config import Config
 
@@ -18,7 +18,7 @@ def mine(
         int, typer.Option(help="Embed at most this many images, some of each class.", min=4)
     ] = 5000,
     margin: Annotated[
-        float, typer.Option(help="Similarity by which a semi-hard negative falls short.")
+        float, typer.Option(help="Similarity by which a semi-hard negative falls short, at most.")
     ] = 0.2,
     guard: Annotated[
         float,
@@ -27,8 +27,7 @@ def mine(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show hard negatives, confused classes and suspect labels among the training images; write mine.html."""
-    config = Config.load(config_of(run))
-    fetch(config.data.source)
+    config = Config.load(config_of_finished(run))
     import torch
 
     import nearfar
@@ -38,6 +37,8 @@ def mine(
     from nearfar.train.precision import choose_device
     from nearfar.train.setup import tables_of
 
+    offline.check_settings(margin, guard)
+    fetch(config.data.source)
     table = readable(tables_of(config).train, config)
     rows = offline.subset(table.label, most, seed=config.train.seed)
     shown = table.select(rows)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfar.cli.app import app
+from nearfar.cli.given import config_of, config_of_finished, fetch
 from nearfar.cli.launch import began_here, by_first, is_restarted, once_a_machine, ranks
 from nearfar.cli.show import Steps, print_json
 from nearfar.config import Config
@@ -103,7 +104,7 @@ def evaluate(
     from nearfar.report.baselines import readable
 
     with ranks() as first:
-        config = Config.load(config_of(run))
+        config = Config.load(config_of_finished(run))
         once_a_machine(lambda: fetch(source or config.data.source))
         table = read_table(source or config.data.root or config.data.source)
         split = table.columns.get("split")
@@ -161,7 +162,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html, report.png and result.json into the folder of a run."""
-    config_of(run)
+    config_of_finished(run)
     path = _report(run, against)
     if as_json:
         print(path.with_name("result.json").read_text(encoding="utf-8"), end="")
@@ -218,23 +219,6 @@ def _report(run: Path, against: Path | None) -> Path:
 def _say_report(path: Path) -> None:
     summary = json.loads(path.with_name("result.json").read_text(encoding="utf-8"))
     print(f"\n{summary['sentence']}\n\nThe report: {path.resolve()}")
-
-
-def config_of(run: Path) -> Path:
-    if not (run / "config.toml").is_file():
-        raise CheckpointError(
-            f"{run} is not the folder of a run: it has no config.toml; give one that train made."
-        )
-    return run / "config.toml"
-
-
-def fetch(source: str) -> None:
-    """Build a pack that is not there yet, with progress; any other source is left alone."""
-    from nearfar.data import packs
-
-    if source in packs.names():
-        with Steps(source) as steps:
-            packs.load(source, progress=lambda done, total, what: steps.step(what, done, total))
 
 
 def _folder_of(source: str, folder: Path | None, *, resume: bool) -> Path:

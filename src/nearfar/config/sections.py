@@ -116,6 +116,8 @@ class OneLoss(Section):
     """Of the reduction "tilted": above 0 for more weight on hard samples."""
     sample: float = Field(1.0, gt=0, le=1)
     """Share of the classes that a step compares with, for a loss with proxies."""
+    sharded: bool = False
+    """Share the classes of a loss with proxies out over the ranks, instead of having all on each."""
     class_weights: Literal["even", "balanced"] = "even"
     """"balanced" lets every class count the same, however many images it has."""
 
@@ -155,6 +157,8 @@ class Memory(Section):
     """Batch and memory as one set of candidates, or the sum of a loss of each."""
     weight: float = Field(1.0, ge=0)
     """Of the memory's loss in the sum."""
+    sharded: bool = False
+    """Share the embeddings out over the ranks of torchrun, instead of having all on each."""
 
 
 class Batch(Section):

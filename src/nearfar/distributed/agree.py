@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from nearfar.distributed.rows import highest, together, total
-from nearfar.distributed.world import rank, world_size
+from nearfar.distributed.world import group, in_all, rank, world_size
 
 Value = TypeVar("Value")
 
@@ -24,7 +24,7 @@ def of_rank_0(value: Value) -> Value:
     if world_size() == 1:
         return value
     carried = [value if rank() == 0 else None]
-    dist.broadcast_object_list(carried, 0, device=torch.device("cpu"))
+    dist.broadcast_object_list(carried, in_all(0), group=group(), device=torch.device("cpu"))
     return carried[0]  # pyrefly: ignore
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
-from nearfar.distributed.world import rank, world_size
+from nearfar.distributed.world import group, in_all, rank, world_size
 from nearfar.errors import NearfarError
 
 
@@ -24,7 +24,7 @@ def row_counts(rows: Shaped[Tensor, "row *rest"]) -> list[int]:
         return [len(rows)]
     own = torch.tensor([len(rows), prod(rows.shape[1:]), rows.element_size()], device=rows.device)
     every = [torch.empty_like(own) for _ in range(world_size())]
-    dist.all_gather(every, own)
+    dist.all_gather(every, own, group=group())
     kinds = [tuple(kind.tolist()) for kind in every]
     for other, (_, numbers, size) in enumerate(kinds):
         if (numbers, size) != kinds[rank()][1:]:
@@ -67,7 +67,9 @@ def highest(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return _reduced(values, dist.ReduceOp.MAX) if world_size() > 1 else values
 
 
-def around_the_ring(*rows: Shaped[Tensor, "..."]) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+def around_the_ring(
+    *rows: Shaped[Tensor, "..."], counts: Sequence[int] | None = None
+) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
     """Yield the parts that the ranks have, the own one first, each with the rank that it is of.
 
     A rank holds two parts at a time and passes one on to the next rank, while the caller works on it. Every
@@ -75,21 +77,24 @@ def around_the_ring(*rows: Shaped[Tensor, "..."]) -> Iterator[tuple[int, tuple[T
 
     Args:
         rows: tensors with a row for each item; ranks may have different numbers of them.
+        counts: rows of each rank, where they are known.
 
     Raises:
         NearfarError: if the ranks' rows differ in size or type.
     """
     parts = tuple(x.detach().contiguous() for x in rows)
-    counts, *_ = [row_counts(x) for x in parts]
+    if counts is None:
+        counts, *_ = [row_counts(x) for x in parts]
     size, own = world_size(), rank()
+    after, before = in_all((own + 1) % size), in_all((own - 1) % size)
     for step in range(size):
         owner, following = (own - step) % size, (own - step - 1) % size
         coming = tuple(x.new_empty(counts[following], *x.shape[1:]) for x in parts)
         jobs: list[dist.P2POp] = []
         if step + 1 < size and counts[owner]:
-            jobs += [dist.P2POp(dist.isend, x, (own + 1) % size) for x in parts]
+            jobs += [dist.P2POp(dist.isend, x, after, group()) for x in parts]
         if step + 1 < size and counts[following]:
-            jobs += [dist.P2POp(dist.irecv, x, (own - 1) % size) for x in coming]
+            jobs += [dist.P2POp(dist.irecv, x, before, group()) for x in coming]
         under_way = dist.batch_isend_irecv(jobs) if jobs else []
         yield owner, parts
         for job in under_way:
@@ -113,7 +118,7 @@ def together() -> Iterator[None]:
             raise own
         return
     every: list[NearfarError | None] = [None] * world_size()
-    dist.all_gather_object(every, own)
+    dist.all_gather_object(every, own, group=group())
     for error in every:
         if error is not None:
             raise error
@@ -127,18 +132,18 @@ class _Gathered(torch.autograd.Function):
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+        dist.all_gather(parts, padded, group=group())
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         total = grad_outputs[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group())
         return total[ctx.own], None
 
 
 def _reduced(values: Tensor, how: Any) -> Tensor:
     result = values.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(result, how)
+    dist.all_reduce(result, how, group=group())
     return result

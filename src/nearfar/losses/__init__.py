@@ -54,6 +54,7 @@ from nearfar.losses import (
 from nearfar.losses.creation import create
 from nearfar.losses.module import Loss
 from nearfar.losses.registry import describe, names, register_loss, settings
+from nearfar.losses.shard_state import keep_shards, load_optimizer_state, optimizer_state
 from nearfar.losses.sum import Sum
 from nearfar.losses.terms import Reduction, Statistics, Terms
 
@@ -77,10 +78,12 @@ __all__ = [
     "describe",
     "fast_ap",
     "histogram",
+    "keep_shards",
     "l2_norm",
     "large_margin_softmax",
     "lifted_structure",
     "lifted_structure_generalized",
+    "load_optimizer_state",
     "margin",
     "multi_similarity",
     "names",
@@ -90,6 +93,7 @@ __all__ = [
     "npair_mined",
     "npair_ovo",
     "ntxent",
+    "optimizer_state",
     "proxy_anchor",
     "proxy_nca",
     "proxy_nca_pp",

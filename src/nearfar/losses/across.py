@@ -53,13 +53,16 @@ class Across:
     ring: bool
 
     @classmethod
-    def of(cls, everyone: Everyone, separable: bool, among_rows: bool, one_by_one: bool) -> "Across":
+    def of(
+        cls, everyone: Everyone, separable: bool, among_rows: bool, one_by_one: bool, stored: int = 0
+    ) -> "Across":
         """Choose how the ranks go about it: alike on all of them.
 
         Args:
             separable: whether each anchor's value is its own.
+            stored: bytes that a sharded memory takes on a rank that has all.
         """
-        large = everyone.bytes_to_gather > settings.budget
+        large = everyone.bytes_to_gather + stored > settings.budget
         ring = settings.exchange == "ring" or (settings.exchange == "auto" and large)
         return cls(everyone, not separable, among_rows, one_by_one, ring and separable and among_rows)
 
@@ -143,9 +146,9 @@ class Across:
             if others is None and self.among_rows and not self.whole:
                 visitors = self.embeddings
         # The rows that come by have their gradient whenever the anchors have.
-        anchors = _leaf(self.embeddings if self.whole else given, learning and (wants[0] or ring is not None))
-        compared = None if visitors is None else _leaf(visitors, learning and wants[others is not None])
-        learned = [_leaf(x, learning and x.requires_grad) for x in parameters]
+        anchors = leaf(self.embeddings if self.whole else given, learning and (wants[0] or ring is not None))
+        compared = None if visitors is None else leaf(visitors, learning and wants[others is not None])
+        learned = [leaf(x, learning and x.requires_grad) for x in parameters]
         with torch.set_grad_enabled(learning), plainly(), _to_the_end(ring):
             found = compute(anchors, ring or compared, learned)
             if ring is not None:
@@ -162,7 +165,7 @@ class Across:
             if not learning:
                 return value, number
             leaves = [x for x in (anchors, compared, *learned) if x is not None and x.requires_grad]
-            slopes = dict(zip(map(id, leaves), _gradients(share, leaves), strict=True))
+            slopes = dict(zip(map(id, leaves), gradients_of(share, leaves), strict=True))
             if ring is not None:
                 ring.finish()
         dx, dy, *rest = (None if x is None else slopes.get(id(x)) for x in (anchors, compared, *learned))
@@ -230,11 +233,12 @@ def _log_left() -> None:
     )
 
 
-def _leaf(x: Tensor, learning: bool) -> Tensor:
+def leaf(x: Tensor, learning: bool) -> Tensor:
+    """Return what is given as something to find the gradient of, or as a constant."""
     return full_precision(x.detach()).requires_grad_(learning)
 
 
-def _gradients(share: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+def gradients_of(share: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of a share, 0 where it does not depend on a leaf: a rank may have nothing to compare."""
     if not (share.requires_grad and leaves):
         return [torch.zeros_like(x) for x in leaves]

@@ -29,6 +29,7 @@ def update(pairs: Pairs, running: Running) -> Running:
 @register_loss(
     needs="positive",
     proxies=Proxies(unit_uniform, measures=("cosine",)),
+    lengths=True,
     running={"mean": 20.0, "spread": 100.0},
     update=update,
 )
@@ -53,8 +54,8 @@ def adaface(
     A long embedding, of a good image, gets an additive margin on the cosine (as ``cosface``), a short one a
     negative angular one. μ and σ start at 20 and 100 and move in training by 1 % towards each batch before it
     is judged (``loss.running_mean``, ``loss.running_spread``, in the state of the loss); they and q are
-    constants for the gradient, as in the paper. Give it embeddings of their own length: on unit vectors q is
-    the same for all. Proxies start uniform, scaled to unit length.
+    constants for the gradient, as in the paper. Give it embeddings of their own length, as ``nearfar
+    train`` does: on unit vectors q is the same for all. Proxies start uniform, scaled to unit length.
 
     Args:
         margin: m, at least 0 and less than π.
@@ -68,7 +69,7 @@ def adaface(
         NearfarError: if a setting is out of range.
 
     Reference:
-        Kim et al., CVPR 2022, eq. 14 to 16. https://arxiv.org/abs/2204.00964
+        Kim et al., CVPR 2022. https://arxiv.org/abs/2204.00964
     """
     check_angular(margin, temperature)
     if concentration < 0:

@@ -11,12 +11,16 @@ from nearfar.distributed.ring import Ring
 from nearfar.losses.ahead import with_gradient
 from nearfar.losses.batch import Batch
 from nearfar.losses.terms import Reduction, Terms
+from nearfar.similarity.class_ranks import Apart
 from nearfar.similarity.threads import plainly
 
 Compared = Sequence[tuple[float, Sequence[Terms]]]
 """(weight of a comparison, the parts of the loss that come of it)"""
-Compute = Callable[[Tensor, Tensor | Ring | None, Sequence[Tensor]], Compared]
-"""(anchors, rows to compare them with or None for the anchors, parameters) -> what the loss is made of"""
+Compute = Callable[[Tensor, Tensor | Ring | Apart | None, Sequence[Tensor]], Compared]
+"""(anchors, rows to compare them with or None for the anchors, parameters) -> what the loss is made of
+
+``Apart`` is what to know of other ranks' classes where the parameters are vectors of classes shared out.
+"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ def arcface(
         NearfarError: if ``margin`` or ``temperature`` is out of range.
 
     Reference:
-        Deng et al., CVPR 2019, eq. 3. https://arxiv.org/abs/1801.07698
+        Deng et al., CVPR 2019. https://arxiv.org/abs/1801.07698
     """
     check_angular(margin, temperature)
     (others,) = pairs.stream(LogSumExp(scale=1 / temperature))

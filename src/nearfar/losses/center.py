@@ -35,7 +35,7 @@ def center(pairs: Pairs, *, gradient: Literal["true", "paper"] = "true") -> Floa
         One value per anchor.
 
     Reference:
-        Wen et al., ECCV 2016, eq. 2 to 4. https://ydwen.github.io/papers/WenECCV16.pdf
+        Wen et al., ECCV 2016 (the move of the centres is its eq. 4). https://ydwen.github.io/papers/WenECCV16.pdf
     """
     own = own_class(pairs)
     centre = own.candidates[:, 0]

@@ -27,9 +27,9 @@ class Met:
     labels: Int[Tensor, " class"]
     chosen: Int[Tensor, " class"] | None = None
 
-    def vectors(self, every: Float[Tensor, "row dim"], classes: int) -> Float[Tensor, "few dim"]:
-        """Return the vectors of these, from those of all ``classes`` classes."""
-        return every if self.chosen is None else subset(every, self.chosen, len(every) // classes)
+    def vectors(self, every: Float[Tensor, "row dim"], centres: int) -> Float[Tensor, "few dim"]:
+        """Return the vectors of these, from those of all classes, of which each has ``centres``."""
+        return every if self.chosen is None else subset(every, self.chosen, centres)
 
 
 def meet(name: str, class_labels: Int[Tensor, " class"] | None, labels: Labels, share: float) -> Met | None:

@@ -25,22 +25,28 @@ class Comparison:
     Attributes:
         anchors, candidates: vectors as they are compared; the same tensor for a batch against itself.
         ring: candidates that come by, in place of ``candidates``.
+        counts: how many of each rank come by; none where all that is compared with is stored.
         stored: further candidates, without gradient.
+        stored_counts: how many of each rank come by, where ``stored`` is what this one has.
     """
 
     anchors: Float[Tensor, "anchor dim"]
     candidates: Float[Tensor, "candidate dim"]
     ring: Ring | None
+    counts: list[int]
     relation: Relation
     measure: Measure
     backend: str
     stored: Stored | None
+    stored_counts: list[int] | None
     view: partial[Tensor]
 
     @property
     def width(self) -> int:
         """How many candidates there are."""
-        given = len(self.candidates) if self.ring is None else sum(self.ring.counts)
+        given = len(self.candidates) if self.ring is None else sum(self.counts)
+        if self.stored_counts is not None:
+            return given + sum(self.stored_counts)
         return given + (0 if self.stored is None else len(self.stored))
 
     def pairs(self) -> Pairs:
@@ -54,9 +60,9 @@ class Comparison:
     def _pairs(self, relation: Relation, anchors: Tensor, candidates: Tensor) -> Pairs:
         if self.ring is None:
             return Pairs.of(anchors, candidates, relation, self.measure, self.backend, self.stored)
-        build = choose(self.backend, len(anchors), max(self.ring.counts))
-        visited = VisitedBlock(anchors, self.ring, self.measure, relation, build, self.view, self.stored)
-        return Pairs.over(visited)
+        build = choose(self.backend, len(anchors), max([*self.ring.counts, *(self.stored_counts or [])]))
+        given = (anchors, self.ring, self.measure, relation, build, self.view)
+        return Pairs.over(VisitedBlock(*given, self.stored, self.counts, self.stored_counts))
 
 
 def compare(
@@ -82,7 +88,8 @@ def compare(
     anchors, measure = (embeddings, similarity) if view is None else view(embeddings, similarity)
     ring = others if isinstance(others, Ring) else None
     candidates = seen(others) if isinstance(others, Tensor) else anchors
-    labels, ids, stored = batch.labels, batch.ids, None
+    counts = [] if ring is None else ring.counts
+    labels, ids, stored, stored_counts = batch.labels, batch.ids, None, None
     if recalled is None:
         m = None
         if batch.candidates is not None:
@@ -90,13 +97,21 @@ def compare(
         relation = relate(n, labels, m, batch.candidate_labels, ids=ids, candidate_ids=batch.candidate_ids)
     else:
         assert isinstance(labels, Tensor), "a memory takes classes or tags"
+        if ring is None:
+            recalled = recalled.whole()
+        elif recalled.counts is not None:
+            recalled, stored_counts = recalled.by_rank(), recalled.counts
+            ring.carry((recalled.stored.rows, recalled.stored.inverse), stored_counts)
         relation, stored = recalled.relate(n, labels, ids), recalled.stored
         if not recalled.with_batch:
-            candidates, ring = candidates[:0], None
+            candidates, counts = candidates[:0], []
+            ring = None if stored_counts is None else ring
         if view is not None:
             stored = stored.changed(seen)
     relation = relation if rows is None else relation.take(rows)
-    return Comparison(anchors, candidates, ring, relation, measure, backend, stored, seen)
+    return Comparison(
+        anchors, candidates, ring, counts, relation, measure, backend, stored, stored_counts, seen
+    )
 
 
 def among_own(compared: Comparison, batch: Batch, rows: Int[Tensor, " anchor"] | None) -> Pairs | None:

@@ -1,17 +1,20 @@
 """A loss from its name and settings."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from nearfar.errors import NearfarError, suggest
 from nearfar.losses.class_weights import ClassWeights
 from nearfar.losses.module import Loss
+from nearfar.losses.one_number import learnable
 from nearfar.losses.registry import registry
+from nearfar.losses.shard import Shard
 from nearfar.losses.terms import Reduction
 from nearfar.mining import Rule
 from nearfar.mining import create as create_rule
@@ -32,6 +35,7 @@ def create(
     sample: float = 1.0,
     class_weights: Mapping[int, float] | Sequence[float] | Float[Tensor, " class"] | None = None,
     tilt: float = 1.0,
+    sharded: bool = False,
     **settings: Any,
 ) -> Loss:
     """Create a loss by name.
@@ -58,6 +62,10 @@ def create(
         class_weights: how much the anchors of a class count, on top of ``weights``: by label (classes that
             are not named count 1), or one for each of ``classes`` in order of their labels.
         tilt: t of ``reduction="tilted"``: above 0 for more weight on hard samples, below 0 for less.
+        sharded: for a loss with proxies, share the classes out over the ranks: each has, and trains, those of
+            a run of the classes (PartialFC across ranks). The value and all gradients are those of one
+            process. Every rank must create, save and load it; no wrapper may average its proxies (see
+            ``keep_shards`` and docs/scale.md). In one process it changes nothing.
         **settings: the loss's own hyper-parameters; see ``nearfar.losses.describe(name)``.
 
     Raises:
@@ -96,6 +104,19 @@ def create(
         raise NearfarError(
             f"{name} compares with no classes but an anchor's own; create it without sample=…."
         )
+    shard = None
+    if sharded:
+        if entry.proxies is None or class_labels is None:
+            raise NearfarError(
+                f"{name} has no proxies that ranks could share out; create it without sharded."
+            )
+        if not across_ranks:
+            raise NearfarError(
+                "sharded=True shares the classes out over the ranks, and across_ranks=False keeps a loss "
+                "within its rank; choose one of them."
+            )
+        shard = Shard.of(len(class_labels), entry.proxies.count(complete))
+    each = None if class_labels is None else len(class_labels)
     return Loss(
         name,
         complete,
@@ -104,12 +125,13 @@ def create(
         reduction=chosen,
         backend=backend,
         across_ranks=across_ranks,
-        proxies=_create_proxies(name, class_labels, dim, complete) if entry.proxies else None,
-        learned={key: _learnable(complete[key], class_labels) for key in entry.learned} if learn else None,
+        proxies=_create_proxies(name, class_labels, dim, complete, shard) if entry.proxies else None,
+        learned={key: learnable(complete[key], each) for key in entry.learned} if learn else None,
         class_labels=class_labels,
         sample=sample,
         class_weights=None if class_weights is None else ClassWeights.of(class_weights, class_labels),
         tilt=tilt,
+        shard=shard,
     )
 
 
@@ -125,15 +147,10 @@ def _class_labels(name: str, classes: int | Sequence[int] | Tensor) -> Tensor:
     return labels.long()
 
 
-def _learnable(value: float, class_labels: Tensor | None) -> nn.Parameter:
-    start = torch.tensor(float(value))
-    return nn.Parameter(start if class_labels is None else start.repeat(len(class_labels)))
-
-
 def _create_proxies(
-    name: str, class_labels: Tensor | None, dim: int | None, settings: Mapping[str, Any]
+    name: str, class_labels: Tensor | None, dim: int | None, settings: Mapping[str, Any], shard: Shard | None
 ) -> Tensor:
-    """Draw the vectors of each class as the loss's paper does."""
+    """Draw the vectors of each class, or of each of this rank's classes, as the loss's paper does."""
     if class_labels is None or dim is None:
         raise NearfarError(
             f"{name} learns a proxy for each class; create it with classes=… (the training labels, or how "
@@ -141,4 +158,5 @@ def _create_proxies(
         )
     kind = registry[name].proxies
     assert kind is not None
-    return kind.start(len(class_labels), kind.count(settings), dim)
+    start = partial(kind.start, len(class_labels), kind.count(settings), dim)
+    return start() if shard is None else shard.drawn(start)

@@ -53,7 +53,7 @@ def curricular_face(
         NearfarError: if ``margin`` or ``temperature`` is out of range.
 
     Reference:
-        Huang et al., CVPR 2020, eq. 5 to 8. https://arxiv.org/abs/2004.00288
+        Huang et al., CVPR 2020. https://arxiv.org/abs/2004.00288
     """
     check_angular(margin, temperature)
     boundary = turned(*own_angle(pairs), margin).detach()

@@ -13,6 +13,7 @@ from nearfar.distributed.exchange import numbers_of_all, rows_of_all
 from nearfar.distributed.world import device_of
 from nearfar.errors import NearfarError, NonFiniteError
 from nearfar.losses.batch import Batch
+from nearfar.memory import CrossBatchMemory
 from nearfar.similarity import Relevance
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -32,8 +33,11 @@ ALIKE: dict[str, Words] = {
     "candidate_dtype": lambda x: "no candidates" if x < 0 else f"candidates of {DTYPES[x]}",
     "candidate_ids": lambda x: "candidate_ids" if x else "no candidate_ids",
     "memory": lambda x: "no memory" if x < 0 else f"a memory that has taken in {x} embeddings",
+    "memory_size": lambda x: f"a memory of {abs(x)} embeddings{', sharded over ranks' if x < 0 else ''}",
+    "memory_kind": lambda _: "a memory with its own settings",
     "exchange": lambda x: f"settings.exchange = {EXCHANGES[x]!r}",
 }
+MEMORY_SETTINGS = ("dtype", "combine", "weight", "enqueue", "xbm_compat", "start_after")
 # What may differ: whether the call failed at once, numbers to send, rows, …
 OWN = ("failed", "numbers", "rows", "candidates", "pairs", "finite", "learning")
 
@@ -76,13 +80,19 @@ def wanted(*groups: bool) -> int:
 
 
 def meet_ranks(
-    batch: Batch, check: Callable[[], None], *, loss: str, training: bool, memory: int, learning: int
+    batch: Batch,
+    check: Callable[[], None],
+    *,
+    loss: str,
+    training: bool,
+    memory: CrossBatchMemory | None,
+    learning: int,
 ) -> Everyone:
     """Exchange all but the vectors, in two collectives; every rank comes to the same verdict.
 
     Args:
         check: raises what is wrong with this rank's arguments.
-        memory: how many embeddings the memory has taken in; -1 for none.
+        memory: what is to be in the same state on all ranks.
         learning: see ``wanted``.
 
     Raises:
@@ -105,8 +115,8 @@ def meet_ranks(
             "numbers": len(sent),
             "loss": crc32(loss.encode()),
             "training": int(training),
-            "memory": memory,
             "learning": learning,
+            **_described_memory(memory),
         }
     keys = (*OWN, *ALIKE)
     ranks = [
@@ -142,6 +152,14 @@ def _described(batch: Batch) -> dict[str, int]:
         "candidate_ids": int(batch.candidate_ids is not None),
         "exchange": EXCHANGES.index(settings.exchange),
     }
+
+
+def _described_memory(memory: CrossBatchMemory | None) -> dict[str, int]:
+    if not isinstance(memory, CrossBatchMemory):  # the loss is about to say so
+        return {"memory": -1, "memory_size": 0, "memory_kind": 0}
+    size = -memory.size if memory.sharded else memory.size
+    kind = (getattr(memory, name) for name in MEMORY_SETTINGS)
+    return {"memory": memory.added, "memory_size": size, "memory_kind": crc32(repr(list(kind)).encode())}
 
 
 def _refuse(ranks: list[dict[str, int]], numbers: list[Tensor]) -> None:

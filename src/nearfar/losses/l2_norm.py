@@ -8,7 +8,7 @@ from nearfar.losses.views import as_given
 from nearfar.pairs import Pairs
 
 
-@register_loss(needs="nothing", view=as_given)
+@register_loss(needs="nothing", view=as_given, lengths=True)
 def l2_norm(pairs: Pairs) -> Float[Tensor, " anchor"]:
     """Keep embeddings short, for losses on inner products of embeddings of any length.
 
@@ -19,11 +19,14 @@ def l2_norm(pairs: Pairs) -> Float[Tensor, " anchor"]:
     The public code of N-pair adds λ/4 (mean |x_i|² of the anchors + mean |x_p|² of their positives); over all
     rows of the batch that is ``Sum({npair: 1.0, "l2_norm": λ})`` with λ = 0.002.
 
+    ``nearfar train`` gives a sum with this in it what the head makes, before that is brought to unit length.
+    With the cosine the other losses do not notice; with ``similarity = "dot"``, as in the paper, they do.
+
     Returns:
         One value per anchor.
 
     Reference:
-        Sohn, NeurIPS 2016, section 3.2.2.
+        Sohn, NeurIPS 2016 (its regulariser).
         https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective
     """
     return pairs.block.anchors.square().sum(1) / 2

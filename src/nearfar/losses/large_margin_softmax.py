@@ -11,7 +11,9 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 
 
-@register_loss(needs="positive", proxies=Proxies(kaiming_fan_out, unit="neither", measures=("cosine",)))
+@register_loss(
+    needs="positive", proxies=Proxies(kaiming_fan_out, unit="neither", measures=("cosine",)), lengths=True
+)
 def large_margin_softmax(
     pairs: Pairs, *, margin: int = 4, temperature: float = 1.0, blend: float = 0.0
 ) -> Float[Tensor, " anchor"]:
@@ -38,7 +40,7 @@ def large_margin_softmax(
         NearfarError: if a setting is out of range.
 
     Reference:
-        Liu et al., ICML 2016, eq. 4 to 6. https://arxiv.org/abs/1612.02295
+        Liu et al., ICML 2016. https://arxiv.org/abs/1612.02295
     """
     check_multiple(margin, temperature, blend)
     own = own_class(pairs)

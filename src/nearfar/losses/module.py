@@ -20,6 +20,7 @@ from nearfar.losses.class_weights import ClassWeights
 from nearfar.losses.classes import Met, meet
 from nearfar.losses.comparison import among_own, compare
 from nearfar.losses.everyone import meet_ranks, wanted
+from nearfar.losses.one_number import as_number, load_scalars
 from nearfar.losses.proxies import against_classes
 from nearfar.losses.refusals import (
     check_call,
@@ -29,6 +30,9 @@ from nearfar.losses.refusals import (
     warn_without_positives,
 )
 from nearfar.losses.registry import registry
+from nearfar.losses.shard import Shard
+from nearfar.losses.shard_state import load_own, save_whole
+from nearfar.losses.sharded import Sharded
 from nearfar.losses.terms import Reduction, Statistics, Terms
 from nearfar.losses.weights import with_class_weights
 from nearfar.memory import CrossBatchMemory
@@ -36,6 +40,7 @@ from nearfar.mining import Rule
 from nearfar.pairs import Pairs
 from nearfar.recalled import Recalled
 from nearfar.similarity import Measure, Relation, choose
+from nearfar.similarity.class_ranks import Apart
 from nearfar.similarity.tiled import TiledBlock
 
 MOST_POSITIVES = 2**22
@@ -50,7 +55,8 @@ class Loss(nn.Module):
         settings: its hyper-parameters, defaults included.
         proxies: learned vectors that embeddings are compared with, or None: [class, dim], or
             [class · centre, dim], where the centres of class c are the rows c · centres, c · centres + 1, ….
-        learned: settings that are trained with the network, by name; [class] where one was asked for each.
+        shard: the run of classes that ``proxies`` are of, where ranks share the classes out; else None.
+        learned: settings that are trained with the network, by name: [1], or [class] for one of each.
         last: statistics of the last batch, or None before the first.
     """
 
@@ -72,10 +78,16 @@ class Loss(nn.Module):
         sample: float = 1.0,
         class_weights: ClassWeights | None = None,
         tilt: float = 1.0,
+        shard: Shard | None = None,
     ) -> None:
         super().__init__()
+        self.shard = shard
+        if shard is not None:
+            self.register_state_dict_post_hook(save_whole)
+            self.register_load_state_dict_pre_hook(load_own)
         self.proxies = None if proxies is None else nn.Parameter(proxies)
         self.learned: nn.ParameterDict | dict[str, Tensor] = nn.ParameterDict(learned) if learned else {}
+        self.register_load_state_dict_pre_hook(load_scalars)
         self.register_buffer("class_labels", class_labels)
         self.class_weights = class_weights
         self.sample, self.tilt = sample, tilt
@@ -123,6 +135,8 @@ class Loss(nn.Module):
             NearfarError: if shapes or types do not fit.
         """
         batch = Batch(embeddings, labels, candidates, candidate_labels, weights, ids, candidate_ids)
+        if self.shard is not None:
+            self.shard.check(self.name)
         if self.across_ranks and world_size() > 1:
             across = self._meet_ranks(batch, memory)
             with across.same_draws(self._draws):
@@ -138,6 +152,12 @@ class Loss(nn.Module):
         return self.proxies is None and self._entry.needs != "nothing"
 
     @property
+    def reads_lengths(self) -> bool:
+        """Whether it looks at the lengths of embeddings, so that unit length would take something away."""
+        lengths = self._entry.lengths
+        return bool(self.settings[lengths]) if isinstance(lengths, str) else lengths
+
+    @property
     def weighs_anchors(self) -> bool:
         """Whether there is a value for each anchor, which weights can count."""
         return self._entry.proxies is None or self._entry.proxies.over == "anchor"
@@ -148,6 +168,8 @@ class Loss(nn.Module):
         shown |= {"reduction": self.reduction, "backend": self.backend}
         if self.sample < 1:
             shown["sample"] = self.sample
+        if self.shard is not None:
+            shown["sharded"] = True
         if self.reduction == "tilted":
             shown["tilt"] = self.tilt
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
@@ -161,6 +183,8 @@ class Loss(nn.Module):
     @property
     def _separable(self) -> bool:
         """Whether each anchor's value is its own, so that ranks can share the anchors."""
+        if self.shard is not None:
+            return False
         mined = self.mining is None or self.mining.separable
         return self._entry.separable and mined and self.weighs_anchors
 
@@ -179,18 +203,28 @@ class Loss(nn.Module):
             check_labels(batch)
             refuse_slopes(batch, self.settings, self.reduction, bool(learning))
 
-        taken_in = memory.added if isinstance(memory, CrossBatchMemory) else -1
         everyone = meet_ranks(
-            batch, check, loss=self.name, training=self.training, memory=taken_in, learning=learning
+            batch,
+            check,
+            loss=f"{self.name}, {'sharded' if self.shard else 'whole'}",
+            training=self.training,
+            memory=memory,
+            learning=learning,
         )
-        return Across.of(everyone, self._separable, self.proxies is None, self.weighs_anchors)
+        stored = memory.bytes_to_gather if isinstance(memory, CrossBatchMemory) else 0
+        return Across.of(everyone, self._separable, self.proxies is None, self.weighs_anchors, stored)
 
     def _value(self, batch: Batch, memory: CrossBatchMemory | None, across: Across | None) -> Tensor:
         """Return the loss of a batch that has been checked."""
         labels, learning = batch.labels, past.learning(memory, self.training)
-        met = meet(self.name, self.class_labels, labels, self.sample if self.training else 1.0)
+        everywhere = meet(self.name, self.class_labels, labels, self.sample if self.training else 1.0)
+        met = everywhere
+        if across is not None and self.shard is not None and everywhere is not None:
+            met = self.shard.here(everywhere)
         every = batch.embeddings
-        if across is not None and (memory is not None or self._entry.update is not None):
+        counts = None if across is None or not past.dealt_out(memory) else across.everyone.counts
+        remembers = memory is not None and counts is None
+        if across is not None and (remembers or self._entry.update is not None):
             every = across.embeddings
         comparisons = past.recall(
             memory,
@@ -200,6 +234,7 @@ class Loss(nn.Module):
             batch.ids,
             refusal=no_memory(self.name, self._entry),
             learning=learning,
+            counts=counts,
         )
         by_class = met is not None and not self.weighs_anchors
         counted = met.labels if met is not None and by_class else labels
@@ -220,9 +255,13 @@ class Loss(nn.Module):
             # The backward pass is still to come, and by then the memory has taken in this batch.
             comparisons = [(share, recalled and recalled.copied()) for share, recalled in comparisons]
 
-        def compute(anchors: Tensor, others: Tensor | Ring | None, learned: Sequence[Tensor]) -> Compared:
+        def compute(
+            anchors: Tensor, others: Tensor | Ring | Apart | None, learned: Sequence[Tensor]
+        ) -> Compared:
             if met is not None and self.proxies is not None:
-                return [(1.0, self._against_classes(anchors, learned[0], met, rows, every))]
+                apart = others if isinstance(others, Apart) else None
+                return [(1.0, self._against_classes(anchors, learned[0], met, rows, every, apart))]
+            assert not isinstance(others, Apart)
             own = dict(zip(self.learned, learned, strict=True))
             return [
                 (share, self._parts(anchors, others, known, met, own, recalled, rows, n))
@@ -232,11 +271,15 @@ class Loss(nn.Module):
         parameters = [*([] if self.proxies is None else [self.proxies]), *self.learned.values()]
         with torch.autocast(every.device.type, enabled=False):
             call = Alone(batch, ahead) if across is None else across
+            if across is not None and self.shard is not None:
+                assert everywhere is not None
+                assert met is not None
+                call = Sharded(across, self.shard, everywhere, met, by_class)
             result, listed = call.value(
                 compute, parameters, self.reduction, weights, self.tilt, lambda: self._listed
             )
         if memory is not None and learning and isinstance(labels, Tensor):
-            memory.take_in(every, labels, batch.ids)
+            memory.take_in(every, labels, batch.ids, counts)
         if not listed and not self._warned and self._entry.needs != "nothing":
             self._warned = True
             if across is None or rank() == 0:
@@ -297,20 +340,26 @@ class Loss(nn.Module):
         return pairs if self.mining is None else self.mining(pairs)
 
     def _against_classes(
-        self, anchors: Tensor, proxies: Tensor, met: Met, rows: Tensor | None, every: Tensor
+        self,
+        anchors: Tensor,
+        proxies: Tensor,
+        met: Met,
+        rows: Tensor | None,
+        every: Tensor,
+        apart: Apart | None,
     ) -> tuple[Terms, ...]:
         """The same for a loss with proxies, the vectors of all classes.
 
         Args:
             every: all rows of the batch, for the statistics that run over batches.
+            apart: what to know of other ranks' classes, where ``proxies`` are of this rank's.
         """
-        kind, classes = self._entry.proxies, self.class_labels
+        kind = self._entry.proxies
         assert kind is not None
-        assert classes is not None
         geometry = kind.geometry(self.similarity, self.settings)
-        vectors = met.vectors(proxies, len(classes))
+        vectors = met.vectors(proxies, geometry.centres)
         place = met.place if rows is None else met.place[rows]
-        pairs = against_classes(anchors, vectors, place, geometry, self.backend)
+        pairs = against_classes(anchors, vectors, place, geometry, self.backend, apart)
         running = {key: getattr(self, f"running_{key}") for key in self._entry.running}
         if self.training and self._entry.update is not None:
             with torch.no_grad():
@@ -342,7 +391,7 @@ class Loss(nn.Module):
         running: tuple[Tensor, ...] = (),
     ) -> tuple[Terms, ...]:
         own = {
-            name: value[classes] if value.ndim and classes is not None else value
+            name: as_number(value) if self.class_labels is None else value[classes]
             for name, value in learned.items()
         }
         value = self._entry.function(pairs, *running, **{**self.settings, **own})

@@ -34,7 +34,7 @@ def normalized_softmax(
         NearfarError: if ``temperature`` or ``smoothing`` is out of range.
 
     Reference:
-        Zhai & Wu, BMVC 2019, eq. 5. https://arxiv.org/abs/1811.12649
+        Zhai & Wu, BMVC 2019. https://arxiv.org/abs/1811.12649
     """
     if temperature <= 0:
         raise NearfarError(f"temperature must be positive; got {temperature}.")

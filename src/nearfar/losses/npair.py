@@ -10,7 +10,7 @@ from nearfar.similarity import LogSumExp, softplus
 from nearfar.similarity.stored import columns
 
 
-@register_loss(needs="positive")
+@register_loss(needs="positive", lengths="l2")
 def npair(pairs: Pairs, *, l2: float = 0.0) -> Float[Tensor, " anchor"]:
     """Classify each positive against all negatives, and average over the positives.
 

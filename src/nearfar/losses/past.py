@@ -1,5 +1,6 @@
 """What a batch is compared with when a memory is given to a loss."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +24,14 @@ def recall(
     *,
     refusal: str | None,
     learning: bool,
+    counts: Sequence[int] | None = None,
 ) -> list[Share]:
     """Return the comparisons that make up the loss of a batch.
 
     Args:
         refusal: why this loss can do nothing with a memory, if so.
         learning: whether the memory takes part in this step.
+        counts: rows of each rank, where the memory is sharded and ``embeddings`` are of one rank.
 
     Raises:
         NearfarError: if the loss or the batch does not go with the memory.
@@ -36,7 +39,7 @@ def recall(
     if memory is None:
         return [(1.0, None)]
     _check(memory, candidates, refusal)
-    past = memory.recall(embeddings, labels, ids, learning=learning)
+    past = memory.recall(embeddings, labels, ids, learning=learning, counts=counts)
     if past is None:
         return [(1.0, None)]
     # The batch with itself comes last: ``loss.last`` is about it.
@@ -47,6 +50,11 @@ def learning(memory: CrossBatchMemory | None, training: bool) -> bool:
     """Whether a call is a training step, after which the memory takes in the batch."""
     taking_part = isinstance(memory, CrossBatchMemory) and memory.training
     return taking_part and training and torch.is_grad_enabled()
+
+
+def dealt_out(memory: Any) -> bool:
+    """Whether each rank has its own part of a memory, and adds its own rows to it."""
+    return isinstance(memory, CrossBatchMemory) and memory.dealt_out
 
 
 def _check(memory: Any, candidates: Tensor | None, refusal: str | None) -> None:

@@ -13,6 +13,7 @@ from nearfar.kept import Positives
 from nearfar.pairs import Pairs
 from nearfar.similarity import Measure, choose
 from nearfar.similarity.class_block import ClassBlock
+from nearfar.similarity.class_ranks import Apart
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.own_class import Geometry, Own
 from nearfar.similarity.reference import ReferenceBlock
@@ -86,14 +87,20 @@ def against_classes(
     place: Int[Tensor, " anchor"],
     geometry: Geometry,
     backend: str,
+    apart: Apart | None = None,
 ) -> Pairs:
-    """Compare embeddings with classes: each one's own class is its positive, all others are its negatives."""
+    """Compare embeddings with classes: each one's own class is its positive, all others are its negatives.
+
+    Args:
+        apart: what to know of the classes of other ranks, where ``vectors`` are those of this rank.
+    """
     if embeddings.shape[1] != vectors.shape[1]:
         raise NearfarError(
             f"embeddings have {embeddings.shape[1]} dimensions but the loss was created with "
             f"dim={vectors.shape[1]}; create it with dim={embeddings.shape[1]}."
         )
-    build = choose(backend, len(embeddings), len(vectors))
+    # Ranks differ in how many vectors they have, and not in how they go about them.
+    build = choose(backend, len(embeddings), len(vectors) if apart is None else apart.width)
     block = ClassBlock(
         embeddings,
         vectors,
@@ -101,9 +108,15 @@ def against_classes(
         geometry,
         streaming=build is TiledBlock,
         dtype=torch.float64 if build is ReferenceBlock else None,
+        apart=apart,
     )
     anchor = torch.arange(len(place), device=place.device)
-    return Pairs(block, Positives(anchor, place, block.own.similarity), Interval())
+    if apart is None:
+        return Pairs(block, Positives(anchor, place, block.own.similarity), Interval())
+    if apart.everywhere:
+        return Pairs(block, Positives(anchor, apart.place, block.own.similarity), Interval())
+    here = torch.nonzero(place >= 0).squeeze(1)
+    return Pairs(block, Positives(here, place[here], block.own.similarity[here]), Interval())
 
 
 def own_class(pairs: Pairs) -> Own:
@@ -113,9 +126,20 @@ def own_class(pairs: Pairs) -> Own:
 
 
 def all_vectors(pairs: Pairs) -> tuple[Float[Tensor, "row dim"], int]:
-    """Return the vectors of all classes as they are compared, and how many each class has."""
+    """Return the vectors of all classes as they are compared, and how many each class has.
+
+    Where ranks share the classes out, those of this rank; see ``per_vector``.
+    """
     assert isinstance(pairs.block, ClassBlock), "a loss with proxies compares with classes"
     return pairs.block.candidates, pairs.block.geometry.centres
+
+
+def per_vector(pairs: Pairs, total: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return the mean over the vectors of all classes of what comes to ``total`` over ``all_vectors``."""
+    assert isinstance(pairs.block, ClassBlock), "a loss with proxies compares with classes"
+    count = total.new_tensor(float(len(pairs.block.vectors)))
+    total, count = pairs.block.summed(torch.stack([total, count]))
+    return total / count
 
 
 def normal(std: float) -> Start:

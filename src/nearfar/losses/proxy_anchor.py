@@ -39,7 +39,7 @@ def proxy_anchor(pairs: Pairs, *, margin: float = 0.1, alpha: float = 32.0) -> t
         NearfarError: if ``alpha`` is not positive.
 
     Reference:
-        Kim et al., CVPR 2020, eq. 4. https://arxiv.org/abs/2003.13911
+        Kim et al., CVPR 2020. https://arxiv.org/abs/2003.13911
     """
     if alpha <= 0:
         raise NearfarError(f"alpha must be positive; got {alpha}.")

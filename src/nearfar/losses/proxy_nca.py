@@ -23,7 +23,7 @@ def proxy_nca(pairs: Pairs, *, temperature: float = 1.0) -> Float[Tensor, " anch
     ``ProxyNCALoss`` of pytorch-metric-learning. The proxies start as normal deviates / 8.
 
     Args:
-        temperature: τ (> 0). The paper has 1; its code scales unit vectors by 3, which is τ = 1/9.
+        temperature: τ (> 0). The paper has 1; public code scales unit vectors by 3, which is τ = 1/9.
 
     Returns:
         One value per anchor.
@@ -32,7 +32,7 @@ def proxy_nca(pairs: Pairs, *, temperature: float = 1.0) -> Float[Tensor, " anch
         NearfarError: if ``temperature`` is not positive.
 
     Reference:
-        Movshovitz-Attias et al., ICCV 2017, eq. 7. https://arxiv.org/abs/1703.07464
+        Movshovitz-Attias et al., ICCV 2017. https://arxiv.org/abs/1703.07464
     """
     if temperature <= 0:
         raise NearfarError(f"temperature must be positive; got {temperature}.")

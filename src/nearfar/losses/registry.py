@@ -38,6 +38,8 @@ class LossEntry:
         learned: settings that the paper learns with the network.
         per_class: whether they may be learned for each class.
         view: what is compared, where it is not the embeddings by the similarity asked for.
+        lengths: whether it looks at the lengths of embeddings, whatever the similarity; or the setting that
+            is not 0 if it does. Training gives it embeddings before they are brought to unit length.
         separable: whether an anchor's value depends on no other anchor's, so that a batch whose positives are
             too many to list can be taken some anchors at a time.
         running: statistics over the batches that the function takes after ``pairs``, and their start.
@@ -52,6 +54,7 @@ class LossEntry:
     learned: tuple[str, ...]
     per_class: bool
     view: View | None
+    lengths: bool | str
     separable: bool
     running: Mapping[str, float]
     update: Update | None
@@ -72,6 +75,7 @@ def register_loss(
     learned: tuple[str, ...] = ...,
     per_class: bool = ...,
     view: View | None = ...,
+    lengths: bool | str = ...,
     separable: bool = ...,
     running: Mapping[str, float] | None = ...,
     update: Update | None = ...,
@@ -86,6 +90,7 @@ def register_loss(
     learned: tuple[str, ...] = (),
     per_class: bool = False,
     view: View | None = None,
+    lengths: bool | str = False,
     separable: bool = True,
     running: Mapping[str, float] | None = None,
     update: Update | None = None,
@@ -102,6 +107,8 @@ def register_loss(
         per_class: with classes=…, learn them for each class: the function gets one value for each anchor.
         view: compare something else than the embeddings by the similarity asked for, such as
             ``distances``.
+        lengths: True, or the name of the setting that must not be 0, when it looks at the lengths of
+            embeddings whatever the similarity, as regularisers do.
         separable: False when an anchor's value depends on other anchors.
         running: statistics over the batches, by name, and what each starts from: the function takes them
             after ``pairs``, in this order, as scalars without gradient.
@@ -123,6 +130,7 @@ def register_loss(
                 learned,
                 per_class,
                 view,
+                lengths,
                 separable,
                 running or {},
                 update,

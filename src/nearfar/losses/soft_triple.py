@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.proxies import Proxies, all_vectors, uniform_by_count
+from nearfar.losses.proxies import Proxies, all_vectors, per_vector, uniform_by_count
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
@@ -53,7 +53,7 @@ def soft_triple(
         NearfarError: if a setting is out of range.
 
     Reference:
-        Qian et al., ICCV 2019, eq. 6 to 8. https://arxiv.org/abs/1909.05235
+        Qian et al., ICCV 2019. https://arxiv.org/abs/1909.05235
     """
     if temperature <= 0:
         raise NearfarError(f"temperature must be positive; got {temperature}.")
@@ -71,4 +71,4 @@ def _apart(pairs: Pairs) -> Float[Tensor, ""]:
     vectors, centres = all_vectors(pairs)
     each = vectors.view(-1, centres, vectors.shape[1])
     apart = torch.cdist(each, each, compute_mode="donot_use_mm_for_euclid_dist")
-    return apart.sum() / 2 / len(vectors)
+    return per_vector(pairs, apart.sum() / 2)

@@ -12,7 +12,9 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 
 
-@register_loss(needs="positive", proxies=Proxies(unit_uniform, unit="proxies", measures=("cosine",)))
+@register_loss(
+    needs="positive", proxies=Proxies(unit_uniform, unit="proxies", measures=("cosine",)), lengths=True
+)
 def sphereface(
     pairs: Pairs, *, margin: int = 4, temperature: float = 1.0, blend: float = 0.0
 ) -> Float[Tensor, " anchor"]:
@@ -24,8 +26,9 @@ def sphereface(
         f(θ) = (λ cos θ + ψ(θ)) / (1 + λ)
         ψ(θ) = (-1)^k cos(mθ) - 2k   for kπ/m <= θ <= (k+1)π/m
 
-    The embedding keeps its length here. For unit embeddings, as nearfar's own models give, the logits reach
-    no farther than 1/τ: set τ to about 1/30. Proxies start uniform, scaled to unit length.
+    The embedding keeps its length here; ``nearfar train`` gives it what the head makes, before that is
+    brought to unit length. For unit embeddings the logits reach no farther than 1/τ: set τ to about 1/30.
+    Proxies start uniform, scaled to unit length.
 
     Args:
         margin: m, a whole number of at least 1.

@@ -43,7 +43,7 @@ def sub_center_arcface(
         NearfarError: if a setting is out of range.
 
     Reference:
-        Deng et al., ECCV 2020, eq. 2.
+        Deng et al., ECCV 2020.
         https://www.ecva.net/papers/eccv_2020/papers_ECCV/papers/123560715.pdf
     """
     check_angular(margin, temperature)

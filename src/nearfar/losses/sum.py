@@ -89,6 +89,11 @@ class Sum(nn.Module):
         self.parts = {name: value.detach() for name, value in values.items()}
         return torch.stack([self.weights[name] * value for name, value in values.items()]).sum(0)
 
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether one of them looks at the lengths of embeddings."""
+        return any(loss.reads_lengths for loss in self._each())
+
     def extra_repr(self) -> str:
         """Show the weights."""
         return f"weights={self.weights}"

@@ -32,7 +32,7 @@ def uniformity(pairs: Pairs, *, sharpness: float = 2.0) -> Terms:
         NearfarError: if ``sharpness`` is not positive, or the similarity is not a squared distance.
 
     Reference:
-        Wang & Isola, ICML 2020, eq. 6. https://arxiv.org/abs/2005.10242
+        Wang & Isola, ICML 2020. https://arxiv.org/abs/2005.10242
     """
     if sharpness <= 0:
         raise NearfarError(f"sharpness must be positive; got {sharpness}.")

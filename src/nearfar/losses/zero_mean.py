@@ -8,7 +8,7 @@ from nearfar.losses.views import as_given
 from nearfar.pairs import Pairs
 
 
-@register_loss(needs="nothing", view=as_given)
+@register_loss(needs="nothing", view=as_given, lengths=True)
 def zero_mean(pairs: Pairs) -> Float[Tensor, " anchor"]:
     """Keep the components of each embedding around 0, so that their variance is their mean square.
 
@@ -22,6 +22,6 @@ def zero_mean(pairs: Pairs) -> Float[Tensor, " anchor"]:
         One value per anchor.
 
     Reference:
-        Yuan et al., CVPR 2019, eq. 8. https://arxiv.org/abs/1904.02616
+        Yuan et al., CVPR 2019. https://arxiv.org/abs/1904.02616
     """
     return pairs.block.anchors.sum(1).abs()

@@ -95,10 +95,18 @@ class Embedder(nn.Module):
         Raises:
             DataError: if the images are not float ``[n, 3, h, w]``.
         """
+        return normalize(self.project(images))
+
+    def project(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n dim"]:
+        """Return float32 embeddings before they are brought to unit length: what comes out of the head.
+
+        Raises:
+            DataError: if the images are not float ``[n, 3, h, w]``.
+        """
         features = self.features(images)
         # The head is a small share of the work, and bfloat16 would round the embeddings to 8 bits.
         with torch.autocast(features.device.type, enabled=False):
-            return normalize(self.head(features).float())
+            return self.head(features).float()
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
         """Return the pooled features of the backbone, float32, before the head.

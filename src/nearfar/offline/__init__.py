@@ -8,7 +8,7 @@ Importing it adds "offline" to the samplers of ``nearfar.data.create_sampler``.
 """
 
 from nearfar.offline.guard import Suspects
-from nearfar.offline.mined import Confusion, Found, Mined, mine
+from nearfar.offline.mined import Confusion, Found, Mined, check_settings, mine
 from nearfar.offline.sampler import OfflineSampler
 from nearfar.offline.subset import subset
 from nearfar.offline.triplets import Triplets, count_triplets
@@ -20,6 +20,7 @@ __all__ = [
     "OfflineSampler",
     "Suspects",
     "Triplets",
+    "check_settings",
     "count_triplets",
     "mine",
     "subset",

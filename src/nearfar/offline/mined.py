@@ -15,7 +15,7 @@ from nearfar.inputs import check_embeddings, check_whole_numbers
 from nearfar.mining.hard import farthest_positive, nearest_positive
 from nearfar.mining.rounding import slack
 from nearfar.offline.guard import Suspects, suspects, threshold_of
-from nearfar.offline.triplets import Triplets, blocks, kinds_of
+from nearfar.offline.triplets import Triplets, blocks, check_margin, kinds_of
 from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax, Max, Measure
 
@@ -67,8 +67,8 @@ class Mined:
         negative_similarity: of each of these.
         hard: the nearest negative, where it is as near as the farthest positive or nearer.
         semi_hard: the nearest negative that is farther than the farthest positive, by the margin at most.
-        suspects: pairs of different classes that are too near to be believed. No such negative is in
-            ``hard`` or ``semi_hard``.
+        suspects: pairs of different classes that are too near to be believed, among ``negatives``. None is
+            in ``hard`` or ``semi_hard``, however many there are.
         margin: that triplets are classified with.
     """
 
@@ -123,7 +123,7 @@ def mine(
         labels: class of each row.
         ids: which image each row is; its number unless given.
         margin: m of the classification; see ``Triplets``.
-        near: how many of the nearest negatives to list.
+        near: how many of the nearest negatives of each row to list (>= 1); suspects are listed among these.
         guard: a negative nearer than this share of all pairs of one class is suspect, and is passed over for
             the next; 1 suspects only what is nearer than every pair of one class.
         similarity: "cosine", "dot", "euclidean" or "squared_euclidean".
@@ -136,8 +136,9 @@ def mine(
     check_whole_numbers(labels, n, "labels")
     if ids is not None:
         check_whole_numbers(ids, n, "ids")
-    if not 0 < guard <= 1:
-        raise NearfarError(f"guard is a share of the positive pairs, above 0 and at most 1; got {guard}.")
+    check_settings(margin, guard)
+    if near < 1:
+        raise NearfarError(f"near is how many of the nearest negatives to list, 1 or more; got {near}.")
     if len(torch.unique(labels)) < 2:
         raise NearfarError("there is one class to mine, or none; negatives need two or more.")
     embeddings, labels = embeddings.detach(), labels.long()
@@ -165,6 +166,17 @@ def mine(
         suspects=suspects(near_ones.ids, near_ones.similarity, threshold),
         margin=margin,
     )
+
+
+def check_settings(margin: float, guard: float) -> None:
+    """Refuse what ``mine`` cannot mine with, before anything is embedded.
+
+    Raises:
+        NearfarError: if ``margin`` is not positive, or ``guard`` is no share.
+    """
+    check_margin(margin)
+    if not 0 < guard <= 1:
+        raise NearfarError(f"guard is a share of the positive pairs, above 0 and at most 1; got {guard}.")
 
 
 def _mine(

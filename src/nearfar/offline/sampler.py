@@ -171,6 +171,6 @@ def offline(
         share: part of the classes of a batch that are mined; the others are drawn evenly.
 
     Reference:
-        Schroff et al., CVPR 2015, section 3.2 (offline generation). https://arxiv.org/abs/1503.03832
+        Schroff et al., CVPR 2015 (triplets generated offline). https://arxiv.org/abs/1503.03832
     """
     return OfflineSampler(labels, classes_per_batch, images_per_class, seed=seed, around=around, share=share)

@@ -65,16 +65,25 @@ def count_triplets(
         NearfarError: if shapes, types or the margin do not fit.
     """
     check_whole_numbers(labels, check_embeddings(embeddings, "embeddings"), "labels")
+    check_margin(margin)
     kinds = np.zeros(3, dtype=np.int64)
     for pairs in blocks(embeddings.detach(), labels, similarity, backend):
         kinds += kinds_of(pairs, margin).sum(axis=0)
     return Triplets(*kinds.tolist())
 
 
-def kinds_of(pairs: Pairs, margin: float) -> Int64[np.ndarray, "anchor kind"]:
-    """Count the easy, semi-hard and hard triplets of each anchor."""
+def check_margin(margin: float) -> None:
+    """Refuse a margin that is not positive.
+
+    Raises:
+        NearfarError: with its value.
+    """
     if not margin > 0:
         raise NearfarError(f"triplets are classified with a positive margin; got {margin}.")
+
+
+def kinds_of(pairs: Pairs, margin: float) -> Int64[np.ndarray, "anchor kind"]:
+    """Count the easy, semi-hard and hard triplets of each anchor."""
     anchor, s = pairs.positives.anchor, pairs.positives.similarity.detach()
     equal = s - slack(pairs)[anchor]
     nearer, inside, every = pairs.stream(

@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 
 from nearfar.config import Config
-from nearfar.errors import CheckpointError
+from nearfar.errors import CheckpointError, ConfigError
 from nearfar.evaluate import retrieval
 from nearfar.files import write_atomically
 from nearfar.models import Embedder
 from nearfar.report.baselines import RESAMPLES, readable
 from nearfar.train import read_log
-from nearfar.train.folder import CONFIG, LOG, MODEL
+from nearfar.train.folder import CONFIG, FREE, LOG, MODEL
 from nearfar.train.precision import choose_device
 from nearfar.train.setup import tables_of
 
 TEST = "test.json"
+REPORT = "result.json"
+METRICS = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
 # What a run may differ in and still be another seed of the same setting.
-SEEDS = (("train", "seed"), ("data", "workers"), ("data", "memory_limit"), ("train", "checkpoint_minutes"))
-# 97.5 % point of Student's t for 1, 2, ... degrees of freedom.
+SEEDS = (("train", "seed"), *FREE)
+# 97.5 % point of the normal distribution, and of Student's t for 1, 2, ... degrees of freedom.
+NORMAL = 1.959964
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 Metric = tuple[float, float, float]
@@ -36,7 +39,7 @@ class Run:
 
     Attributes:
         settings: its configuration as ``{"loss.name": "supcon", …}``, without seeds.
-        data: what it was tested on: runs of other data are not compared.
+        data: what it was tested on, images and draw of the test classes: runs of other data are not compared.
         figures: share of right answers by metric, each with its bootstrap interval over test classes.
         seconds: of training.
     """
@@ -82,8 +85,7 @@ def mean_and_interval(values: Sequence[float]) -> Metric:
     [0.6, 0.352, 0.848]
     """
     mean = float(np.mean(values))
-    t = STUDENT[len(values) - 2] if len(values) - 2 < len(STUDENT) else 1.96
-    half = t * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = _student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return mean, mean - half, mean + half
 
 
@@ -91,7 +93,8 @@ def read_runs(folders: Sequence[Path], tell: Callable[[str, int, int], None]) ->
     """Read the test figures of each run; a run that has none yet is tested, and they are kept in it.
 
     Raises:
-        CheckpointError: if a folder is no run, or its training is not finished.
+        CheckpointError: if a folder is no run, its training is not finished, or its figures cannot be read.
+        ConfigError: if the configuration of a run is not one of nearfar's.
     """
     runs = []
     for number, folder in enumerate(folders):
@@ -135,15 +138,19 @@ def _read(folder: Path) -> Run:
         raise CheckpointError(
             f"the training of {folder} is not finished; go on with: nearfar train {folder} --resume"
         )
-    config = Config.load(folder / CONFIG)
-    told = _tested(folder, config)
+    try:
+        config = Config.load(folder / CONFIG)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from None
     log = read_log(folder / LOG) if (folder / LOG).is_file() else []
     seconds = max((float(line["seconds"]) for line in log if "seconds" in line), default=math.nan)
-    figures = {}
-    for metric, value in told["figures"].items():
-        low, high = told["intervals"][metric]
-        figures[metric] = float(value), float(low), float(high)
-    return Run(folder, _settings(config), config.train.seed, config.data.source, figures, seconds)
+    figures = _figures(folder, config)
+    return Run(folder, _settings(config), config.train.seed, _data(config), figures, seconds)
+
+
+def _data(config: Config) -> str:
+    drawn = config.data.split_seed
+    return config.data.source + (f", split_seed = {drawn}" if drawn else "")
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -155,23 +162,52 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _tested(folder: Path, config: Config) -> dict[str, Any]:
+def _figures(folder: Path, config: Config) -> dict[str, Metric]:
     """Return the test figures of a run from its report or from an earlier comparison, else measure them."""
-    if (folder / "result.json").is_file():
-        after = json.loads((folder / "result.json").read_text(encoding="utf-8"))["results"]["after"]
-        figures = {"recall_at_1": after["recall_at_k"]["1"], "map_at_r": after["map_at_r"]}
-        return {"figures": figures, "intervals": after["intervals"]}
+    if (folder / REPORT).is_file():
+        return _read_figures(folder / REPORT, _of_report)
     if (folder / TEST).is_file():
-        return json.loads((folder / TEST).read_text(encoding="utf-8"))
+        return _read_figures(folder / TEST, _of_test)
     test = readable(tables_of(config).test, config)
     embeddings = Embedder.load(folder / MODEL).to(choose_device("auto")).encode(test)
     result = retrieval(embeddings, test.label, bootstrap=RESAMPLES)
     told = {
         "figures": {"recall_at_1": float(result.recall_at_k[1]), "map_at_r": float(result.map_at_r)},
-        "intervals": {key: [float(low), float(high)] for key, (low, high) in result.intervals.items()},
+        "intervals": {metric: [float(end) for end in result.intervals[metric]] for metric in METRICS},
     }
     write_atomically(folder / TEST, json.dumps(told, indent=1) + "\n")
-    return told
+    return _of_test(told)
+
+
+def _read_figures(file: Path, take: Callable[[Any], dict[str, Metric]]) -> dict[str, Metric]:
+    try:
+        return take(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError):  # no JSON, or not what nearfar writes there
+        raise CheckpointError(
+            f"{file} does not hold the figures of a test; delete it to measure them anew."
+        ) from None
+
+
+def _of_report(told: Any) -> dict[str, Metric]:
+    after = told["results"]["after"]
+    figures = {"recall_at_1": after["recall_at_k"]["1"], "map_at_r": after["map_at_r"]}
+    return _of_test({"figures": figures, "intervals": after["intervals"]})
+
+
+def _of_test(told: Any) -> dict[str, Metric]:
+    figures = {}
+    for metric in METRICS:
+        low, high = told["intervals"][metric]
+        figures[metric] = float(told["figures"][metric]), float(low), float(high)
+    return figures
+
+
+def _student(freedom: int) -> float:
+    """Return the 97.5 % point of Student's t; beyond the table by its expansion (error below 0.003)."""
+    if freedom <= len(STUDENT):
+        return STUDENT[freedom - 1]
+    z = NORMAL
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def _name(run: Run, among: Sequence[Run]) -> str:

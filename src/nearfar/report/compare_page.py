@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nearfar.report.compare import Group, Metric
+from nearfar.report.compare import METRICS, Group, Metric
 from nearfar.report.figures import percent, span
 from nearfar.report.svg import Drawing, Scale, number, ticks
 
-METRICS = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
 ROW, HEAD, FOOT, WIDTH = 30, 34, 44, 960
 STYLE = """
 text{font:14px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:#15181e}
@@ -20,14 +19,15 @@ text{font:14px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:#
 
 def table(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     """Return the titles and the rows that every form of the comparison shows."""
-    titles = ["data", "setting", "Recall@1, %", "MAP@R, %", "behind the best", "seeds", "training, s"]
+    columns = [f"{name}, %" for name in METRICS.values()]
+    titles = ["data", "setting", *columns, "behind the best", "seeds", "training, s"]
     rows = []
     for group in groups:
         best = next(one for one in groups if one.data == group.data)
         cells = [group.data, group.name, *(_points(group.figure(metric)) for metric in METRICS)]
         ahead = best.ahead_of(group, "recall_at_1")
         behind = "" if group is best else "-" if ahead is None else _points(ahead)
-        seconds = "-" if math.isnan(group.seconds) else f"{group.seconds:.0f}"
+        seconds = f"{group.seconds:.{int(group.seconds < 10)}f}" if group.seconds >= 0 else "-"
         rows.append([*cells, behind, str(len(group.runs)), seconds])
     return titles, rows
 
@@ -53,7 +53,7 @@ def notes(groups: Sequence[Group]) -> str:
     if several:
         words.append(
             '"Behind the best" is the mean difference over common seeds, in points; where its interval '
-            "holds 0 the two may be equal."
+            "holds 0 the two may be equal; - where fewer than two seeds are common."
         )
     words.append("Choose settings by validation, not by this table: it is read from the test.")
     return " ".join(words)

@@ -33,7 +33,12 @@ PANELS = (
         whole=True,
     ),
     Panel("spread of the embeddings (0: all alike)", (("spread", "", "after"),), whole=True),
-    Panel("nearest negative from the memory", (("memory_share", "", "after"),), share=True, whole=True),
+    Panel(
+        "what comes from the memory: active pairs, gradient",
+        (("pairs_from_memory", "pairs", "before"), ("gradient_from_memory", "gradient", "after")),
+        share=True,
+        whole=True,
+    ),
     Panel(
         "memory: cosine of new and old embeddings (1: no drift)", (("memory_drift", "", "after"),), whole=True
     ),

@@ -145,7 +145,8 @@ def _kinds(pictures: Mapping[str, int], width: float, title: str) -> str:
             column = width * place / len(NAMES)
             drawing.bar(column, 51, 14, 14, f"kind {kind}")
             drawing.text(column + 22, 64, words, kind="name")
-            drawing.text(column + 22, 85, f"{count:,} pictures, {percent(count / total)}", kind="small")
+            many = "1 picture" if count == 1 else f"{count:,} pictures"
+            drawing.text(column + 22, 85, f"{many}, {percent(count / total)}", kind="small")
         left = end
     return drawing.render("kinds")
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.similarity.class_ranks import Apart
 from nearfar.similarity.class_steps import ModulatedLogSumExp, modulated, step_of, streams
 from nearfar.similarity.class_tiles import PARTS, ClassTiles, Streamed
 from nearfar.similarity.interval import Interval
@@ -31,6 +32,8 @@ class ClassBlock:
         own: each anchor with the vectors of its own class.
         vectors: of all classes [class · centre, dim], as they were given.
         streaming: in tiles and flat memory, or as a matrix in memory with plain autograd.
+        apart: where the vectors are those of one rank's classes, what to know of the others'. A place outside
+            of them is that of an anchor whose class lies elsewhere.
     """
 
     def __init__(
@@ -42,13 +45,19 @@ class ClassBlock:
         *,
         streaming: bool,
         dtype: torch.dtype | None = None,
+        apart: Apart | None = None,
     ) -> None:
         dtype = dtype or torch.promote_types(full_precision(anchors[:0]).dtype, vectors.dtype)
         anchors, vectors = anchors.to(dtype), vectors.to(dtype)
         k = geometry.centres
-        self.geometry, self.place, self.streaming = geometry, place, streaming
+        self.geometry, self.place, self.streaming, self.apart = geometry, place, streaming, apart
         rows = (place[:, None] * k + torch.arange(k, device=place.device)).flatten()
-        if streaming:
+        self._far: Tensor | None = None
+        if apart is not None:
+            self._far = normalize(anchors) if geometry.unit_anchors else anchors
+            anchors = apart.near.to(dtype)
+            self.vectors, own = vectors, apart.own.to(dtype)
+        elif streaming:
             with plainly():
                 self.vectors, own = gathered(vectors, rows)
         else:
@@ -63,11 +72,12 @@ class ClassBlock:
 
     @property
     def anchors(self) -> Tensor:
-        return self.own.anchors
+        """As they are compared with classes that are not their own."""
+        return self.own.anchors if self._far is None else self._far
 
     @property
     def candidates(self) -> Tensor:
-        """The vectors of all classes as they are compared, [class · centre, dim]."""
+        """The vectors of all classes (of this rank, where it has some) as they are compared, [row, dim]."""
         return normalize(self.vectors) if self.geometry.unit_proxies else self.vectors
 
     def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:  # noqa: ARG002, each one's own class
@@ -88,14 +98,22 @@ class ClassBlock:
         self, interval: Interval, owners: Tensor, reductions: Sequence[ClassStreamed]
     ) -> tuple[Tensor, ...]:
         if not self.streaming:
-            return tuple(self._of_matrix(reduction, interval) for reduction in reductions)
+            each = (self._joined(self._of_matrix(r, interval), r) for r in reductions)
+            return tuple(x.to(self.anchors.dtype) for x in each)
         counted = {k: self._count(r) for k, r in enumerate(reductions) if _counts_all(r) and not interval}
         others = [r for k, r in enumerate(reductions) if k not in counted]
         if interval or not is_product(self.measure) or not all(streams(r) for r in others):
-            found = iter(self._tiled().stream(interval, owners, others))  # pyrefly: ignore
+            some = self._tiled().stream(interval, owners, others)  # pyrefly: ignore
+            found = iter([self._joined(x, r) for x, r in zip(some, others, strict=True)])
         else:
             found = iter(self._stream(others) if others else ())
-        return tuple(counted[k] if k in counted else next(found) for k in range(len(reductions)))
+        return tuple(
+            self._joined(counted[k], r) if k in counted else next(found) for k, r in enumerate(reductions)
+        )
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Return the sum of ``values`` over the ranks that share the classes out."""
+        return values if self.apart is None else self.apart.summed(values)
 
     @property
     def parts(self) -> tuple[Tensor, None]:
@@ -105,8 +123,12 @@ class ClassBlock:
     def map(
         self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
     ) -> "ClassBlock":
-        """Return the same comparisons of changed vectors: as given if they are detached, else as compared."""
+        """Return the same comparisons of changed vectors: as given if they are detached, else as compared.
+
+        Of classes that lie apart, it has those of this rank, and asks no other.
+        """
         block = object.__new__(ClassBlock)
+        block.apart, block._far = None, None if self._far is None else change(self._far)
         block.geometry, block.place, block.streaming = self.geometry, self.place, self.streaming
         block.measure, block.relation = self.measure, self.relation
         given, own, vectors = self.own.given, self.own.proxies, self.vectors
@@ -125,7 +147,7 @@ class ClassBlock:
         bound = 1.0001 if unit else torch.inf
         like = x.detach().new_empty(len(x))
         classes = len(w) // self.geometry.centres
-        steps = [step_of(r, bound, classes, PARTS, like) for r in reductions]  # pyrefly: ignore
+        steps = [step_of(r, bound, classes, PARTS, like, self.apart) for r in reductions]  # pyrefly: ignore
         tiles = ClassTiles(x.detach(), w.detach(), self.geometry, self.place, steps)
         return Streamed.apply(x, w, tiles)  # pyrefly: ignore
 
@@ -140,19 +162,25 @@ class ClassBlock:
 
     def _count(self, reduction: ClassStreamed) -> Tensor:
         classes, n = len(self.vectors) // self.geometry.centres, len(self)
+        here = (self.place >= 0) & (self.place < classes)
         if reduction.per != "candidate":
-            return self.anchors.detach().new_full((n,), classes - 1)
-        own = torch.bincount(self.place, minlength=classes)
+            return classes - here.to(self.anchors.dtype)
+        own = torch.bincount(self.place[here], minlength=classes)
         return (n - own).to(self.anchors.dtype)
+
+    def _joined(self, found: Tensor, reduction: ClassStreamed) -> Tensor:
+        return found if self.apart is None else self.apart.joined(found, reduction)
 
     def _of_matrix(self, reduction: ClassStreamed, interval: Interval) -> Tensor:
         every = torch.arange(len(self), device=self.place.device)
         keep = self.relation.negative(every) & interval.holds(self.matrix, every)
+        # What is put together of several is not rounded in between.
+        matrix = self.matrix if self.apart is None else self.matrix.double()
         if isinstance(reduction, ModulatedLogSumExp):
-            return modulated(self.matrix, keep, reduction)
+            return modulated(matrix, keep, reduction)
         if reduction.per == "candidate":
-            return reduce(self.matrix.mT, keep.mT, reduction, threshold_of(reduction))
-        return reduce(self.matrix, keep, reduction, threshold_of(reduction))
+            return reduce(matrix.mT, keep.mT, reduction, threshold_of(reduction))
+        return reduce(matrix, keep, reduction, threshold_of(reduction))
 
 
 def _counts_all(reduction: ClassStreamed) -> bool:

@@ -41,6 +41,14 @@ Places = tuple[Tensor, Tensor]
 """(anchor, column of the tile) of the pairs that are no negatives."""
 
 
+class Ranks(Protocol):
+    """Ranks that share the classes out; see ``nearfar.similarity.class_ranks.Apart``."""
+
+    def logsumexp(self, values: Tensor) -> Tensor: ...
+
+    def total(self, values: Tensor) -> Tensor: ...
+
+
 class ClassStep(Protocol):
     """One reduction at work. ``part`` numbers the stretch of classes that a thread runs through alone."""
 
@@ -63,9 +71,14 @@ class ExponentialStep:
     """log Σ e^z over the other classes of each anchor, in powers of two."""
 
     def __init__(
-        self, reduction: LogSumExp | ModulatedLogSumExp, bound: float, parts: int, like: Tensor
+        self,
+        reduction: LogSumExp | ModulatedLogSumExp,
+        bound: float,
+        parts: int,
+        like: Tensor,
+        ranks: Ranks | None,
     ) -> None:
-        self.reduction = reduction
+        self.reduction, self.ranks = reduction, ranks
         self.slope = reduction.scale * LOG2_E
         self.shift = reduction.shift if isinstance(reduction, LogSumExp) else 0.0
         plain = isinstance(reduction, LogSumExp)
@@ -93,7 +106,8 @@ class ExponentialStep:
     def result(self) -> Tensor:
         # In float64, since the summands may be large and cancel.
         each = self.sums.double().log2() + self.top.double().masked_fill(self.sums == 0, 0.0)
-        self.total = torch.logsumexp(each / LOG2_E, 0)
+        total = torch.logsumexp(each / LOG2_E, 0)
+        self.total = total if self.ranks is None else self.ranks.logsumexp(total)
         return self.total.to(self.sums.dtype)
 
     def receive(self, gradient: Tensor) -> None:
@@ -151,7 +165,8 @@ class PerClassStep:
 class SumStep:
     """Σ s over the other classes of each anchor."""
 
-    def __init__(self, parts: int, like: Tensor) -> None:
+    def __init__(self, parts: int, like: Tensor, ranks: Ranks | None) -> None:
+        self.ranks = ranks
         self.sums = like.new_zeros(parts, len(like))
 
     def visit(self, s: Tensor, own: Places, classes: slice, part: int) -> None:  # noqa: ARG002
@@ -159,7 +174,8 @@ class SumStep:
         self.sums[part, own[0]] -= s[own]
 
     def result(self) -> Tensor:
-        return self.sums.sum(0)
+        total = self.sums.sum(0)
+        return total if self.ranks is None else self.ranks.total(total.double()).to(total.dtype)
 
     def receive(self, gradient: Tensor) -> None:
         self.weight = gradient[:, None]
@@ -176,16 +192,25 @@ ClassReduction = LogSumExp | ModulatedLogSumExp | Sum
 
 
 def step_of(
-    reduction: ClassReduction, bound: float, classes: int, parts: int, like: Float[Tensor, " anchor"]
+    reduction: ClassReduction,
+    bound: float,
+    classes: int,
+    parts: int,
+    like: Float[Tensor, " anchor"],
+    ranks: Ranks | None = None,
 ) -> ClassStep:
-    """Return a reduction at work for ``classes`` classes in ``parts`` stretches."""
+    """Return a reduction at work for ``classes`` classes in ``parts`` stretches.
+
+    Args:
+        ranks: those that have the other classes, if these are not all.
+    """
     match reduction:
         case LogSumExp(per="candidate"):
             return PerClassStep(reduction, classes, like)
         case LogSumExp() | ModulatedLogSumExp():
-            return ExponentialStep(reduction, bound, parts, like)
+            return ExponentialStep(reduction, bound, parts, like, ranks)
         case Sum():
-            return SumStep(parts, like)
+            return SumStep(parts, like, ranks)
 
 
 def streams(reduction: object) -> bool:

@@ -8,6 +8,13 @@ from torch import Tensor
 
 Measure = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 
+EXACT = 2**16
+"""Multiplications up to which a product is summed in float64, where that takes some microseconds.
+
+The last bit of a float32 product depends on how many rows it is made of: so would, of a steep loss on a small
+batch, the gradient on the number of ranks.
+"""
+
 
 def is_product(measure: Measure) -> bool:
     """Say whether a measure is the plain product of (unit) vectors."""
@@ -20,10 +27,15 @@ def between(
     """Similarity of each row with each column; the Euclidean measures give the *negated* distance.
 
     Vectors of a cosine must be unit length already. Distances are taken from the differences x - y:
-    |x|² + |y|² - 2 <x, y> loses all digits of a near pair. The subgradient at distance 0 is 0.
+    |x|² + |y|² - 2 <x, y> loses all digits of a near pair. The subgradient at distance 0 is 0. Small float32
+    products are rounded once, see ``EXACT``.
     """
     if is_product(measure):
-        return rows @ columns.mT
+        s = rows @ columns.mT
+        if rows.dtype == torch.float32 and len(rows) * columns.numel() <= EXACT:
+            with torch.no_grad():
+                s.copy_(rows.double() @ columns.double().mT)
+        return s
     distance = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
     return -distance if measure == "euclidean" else -distance.square()
 

@@ -48,16 +48,20 @@ def asked_of_each(reduction: Reduction) -> tuple[Reduction, ...] | None:
 
 
 def merged(reduction: Reduction, parts: Sequence[Float[Tensor, "part row *k"]], near: Nearness) -> Tensor:
-    """Put together what ``asked_of_each`` has found among each part of the candidates."""
+    """Put together what ``asked_of_each`` has found among each part of the candidates.
+
+    Sums over parts run in float64: there are few of them, and the parts are rounded already.
+    """
     first = parts[0]
     match reduction:
         case LogSumExp():
-            return logsumexp(first.mT, first.mT > -torch.inf)
+            x = first.double().mT
+            return logsumexp(x, x > -torch.inf).to(first.dtype)
         case SoftMean(frozen=frozen):
-            mass = parts[1].detach() if frozen else parts[1]
+            mass = (parts[1].detach() if frozen else parts[1]).double()
             some = (mass > -torch.inf).any(0)
             weight = torch.softmax(mass.masked_fill(~some, 0.0), 0)
-            return (weight * first).sum(0)
+            return (weight * first).sum(0).to(first.dtype)
         case Max():
             return first.max(0).values
         case Min():
@@ -77,7 +81,7 @@ def merged(reduction: Reduction, parts: Sequence[Float[Tensor, "part row *k"]], 
             | SigmoidSum()
             | SigmoidSquareSum()
         ):
-            return first.sum(0)
+            return first.double().sum(0).to(first.dtype)
     raise AssertionError(reduction)
 
 

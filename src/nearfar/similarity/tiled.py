@@ -1,8 +1,9 @@
 """Tiles of similarities, made, used and forgotten: memory grows with the vectors, never with the pairs.
 
 The forward pass keeps only the reductions; the backward pass makes each tile again and turns its weights
-into gradients of the vectors. (As many tiles as fit ``scan.KEPT`` bytes wait for it, if that is all.) A batch against itself visits each tile above the diagonal once, for its rows
-and for its columns. No double backward: use ``dense`` for that.
+into gradients of the vectors. (Where all tiles fit ``scan.KEPT`` bytes they wait for it instead.) A batch
+against itself visits each tile above the diagonal once, for its rows and for its columns. No double
+backward: use ``dense`` for that.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,8 @@
 """A ``Block`` whose candidates visit in turn, some of them at a time: those of each rank.
 
 Every operation lets all candidates come by, asks a block of the anchors with those that are here, and merges
-the answers. In the backward pass they come by once more, and take their gradient with them.
+the answers. In the backward pass they come by once more, and take their gradient with them. What is stored on
+ranks comes by as well, after the others, without gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ class Coming(Protocol):
 
     def learn(self, visit: Callable[[int, Tensor, Tensor | None], None]) -> None: ...
 
+    def recall(self, visit: Callable[[int, tuple[Tensor, ...]], None]) -> None: ...
+
 
 class NeedsAll(Exception):
     """What is asked cannot be put together from what some candidates answer at a time."""
@@ -45,37 +48,56 @@ class Comparison:
     """Everything about a block with visitors but its anchors.
 
     Attributes:
+        counts: visitors of each rank; empty where only what is stored is compared with.
         measure: what visitors are prepared for.
         relation: of the anchors to all candidates.
-        parts: the same to those of each rank, and to those that are stored here.
+        parts: the same to those of each rank, and to those that are stored here, or on each rank.
         changes: what is done to visitors before they are compared, one after the other.
-        stored: candidates that do not travel, after the others.
+        stored: candidates after the others, without gradient: all of them, or those of this rank.
+        travelling: whether each rank has its own of these.
     """
 
     coming: Coming
+    counts: list[int]
     build: Build
     measure: Measure
     relation: Relation
     parts: tuple[Relation, ...]
     changes: tuple[Change, ...]
     stored: Stored | None
+    travelling: bool
+    starts: list[int]
 
-    @property
-    def starts(self) -> list[int]:
-        """The first candidate of each part."""
-        return [sum(self.coming.counts[:k]) for k in range(len(self.parts))]
-
-    def block(self, anchors: Tensor, part: int, rows: Tensor) -> Block:
-        """Compare with visitors, whose vectors are made here from the rows that came."""
+    def block(self, anchors: Tensor, part: int, rows: Tensor, stored: Stored | None) -> Block:
+        """Compare with visitors, made here from the rows that came; or with some that are stored."""
         for change in self.changes:
             rows = change(rows)
-        stored = self.stored if part == len(self.coming.counts) else None
         measure: Measure = "dot" if self.measure == "cosine" else self.measure
         return self.build(anchors, rows.to(anchors.dtype), measure, self.parts[part], stored)
 
+    def recall(self, visit: Callable[[int, Stored | None], None]) -> None:
+        """See all that is stored, in parts; None where a rank has stored nothing."""
+        stored, first = self.stored, len(self.counts)
+        if stored is None:
+            return
+        if not self.travelling:
+            visit(first, stored)
+            return
+
+        def see(owner: int, some: tuple[Tensor, ...]) -> None:
+            rows, inverse = some
+            visit(first + owner, replace(stored, rows=rows, inverse=inverse) if len(rows) else None)
+
+        self.coming.recall(see)
+
 
 class VisitedBlock:
-    """See ``Block``. Anchors and visitors are prepared (of unit length for the cosine) before they meet."""
+    """See ``Block``. Anchors and visitors are prepared (of unit length for the cosine) before they meet.
+
+    Args:
+        counts: visitors of each rank; empty to compare with what is stored alone.
+        stored: further candidates; ``stored_counts`` says how many each rank has, where each has its own.
+    """
 
     def __init__(
         self,
@@ -86,16 +108,24 @@ class VisitedBlock:
         build: Build,
         view: Change,
         stored: Stored | None = None,
+        counts: Sequence[int] | None = None,
+        stored_counts: Sequence[int] | None = None,
     ) -> None:
         unit = measure == "cosine"
         prepare: Change = (lambda rows: normalize(full_precision(rows))) if unit else full_precision
-        lengths = [*coming.counts, *([] if stored is None else [len(stored)])]
+        counts = list(coming.counts if counts is None else counts)
+        further = [] if stored is None else [len(stored)] if stored_counts is None else stored_counts
+        lengths = [*counts, *further]
         ends = torch.tensor(lengths).cumsum(0).tolist()
+        starts = [end - n for end, n in zip(ends, lengths, strict=True)]
         parts = tuple(relation.among(slice(end - n, end)) for end, n in zip(ends, lengths, strict=True))
         if stored is not None and unit:
             stored = replace(stored, unit=True)
         self.anchors, self.measure, self.relation = prepare(anchors), measure, relation
-        self.comparison = Comparison(coming, build, measure, relation, parts, (view, prepare), stored)
+        travelling = stored_counts is not None
+        self.comparison = Comparison(
+            coming, counts, build, measure, relation, parts, (view, prepare), stored, travelling, starts
+        )
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -147,7 +177,12 @@ class VisitedBlock:
                     raise NeedsAll
         block = object.__new__(VisitedBlock)
         block.anchors, block.measure, block.relation = change(self.anchors), self.measure, self.relation
-        block.comparison = replace(self.comparison, changes=(*self.comparison.changes, candidates or change))
+        change, stored = candidates or change, self.comparison.stored
+        block.comparison = replace(
+            self.comparison,
+            changes=(*self.comparison.changes, change),
+            stored=None if stored is None else stored.changed(change),
+        )
         return block
 
     def _nearness(self, candidate: Int[Tensor, "row k"]) -> Float[Tensor, "row k"]:
@@ -191,12 +226,12 @@ class _Visits(torch.autograd.Function):
         ctx.comparison, ctx.operation = comparison, operation
         found: dict[int, tuple[Tensor, ...]] = {}
 
-        def visit(part: int, rows: Tensor, _: Tensor | None) -> None:
-            found[part] = operation(comparison.block(anchors, part, rows), part, tensors)
+        def visit(part: int, rows: Tensor, _: Tensor | None = None, stored: Stored | None = None) -> None:
+            found[part] = operation(comparison.block(anchors, part, rows, stored), part, tensors)
 
-        comparison.coming.look(visit)
-        if comparison.stored is not None:
-            visit(len(comparison.coming.counts), anchors[:0], None)
+        if comparison.counts:
+            comparison.coming.look(visit)
+        comparison.recall(lambda part, stored: visit(part, anchors[:0], stored=stored))
         flat = [x.detach() for part in range(len(comparison.parts)) for x in found[part]]
         ctx.mark_non_differentiable(*(x for x in flat if not x.is_floating_point()))
         ctx.set_materialize_grads(False)
@@ -210,11 +245,14 @@ class _Visits(torch.autograd.Function):
         inputs = [x.detach().requires_grad_() for x in (anchors, *tensors)]
         sums = [torch.zeros_like(x) for x in inputs]
 
-        def visit(part: int, rows: Tensor, gradient: Tensor | None) -> None:
+        def visit(
+            part: int, rows: Tensor, gradient: Tensor | None = None, stored: Stored | None = None
+        ) -> None:
             upstream = grad_outputs[part * size : (part + 1) * size]
             visitor = rows.detach().requires_grad_()
             with torch.enable_grad():
-                answers = ctx.operation(comparison.block(inputs[0], part, visitor), part, inputs[1:])
+                block = comparison.block(inputs[0], part, visitor, stored)
+                answers = ctx.operation(block, part, inputs[1:])
             taught = [
                 (x, g) for x, g in zip(answers, upstream, strict=True) if g is not None and x.requires_grad
             ]
@@ -231,9 +269,9 @@ class _Visits(torch.autograd.Function):
             if gradient is not None and travelling is not None:
                 gradient += travelling
 
-        comparison.coming.learn(visit)
-        if comparison.stored is not None:
-            visit(len(comparison.coming.counts), anchors[:0], None)
+        if comparison.counts:
+            comparison.coming.learn(visit)
+        comparison.recall(lambda part, stored: visit(part, anchors[:0], stored=stored))
         return sums[0], None, None, *sums[1:]
 
 

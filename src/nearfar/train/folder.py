@@ -19,7 +19,13 @@ MODEL = "model"
 UNREADABLE = "unreadable.txt"
 
 # Where and how fast a run computes may change; what it computes may not.
-FREE = (("data", "workers"), ("data", "memory_limit"), ("train", "checkpoint_minutes"), ("train", "device"))
+FREE = (
+    ("data", "workers"),
+    ("data", "memory_limit"),
+    ("memory", "sharded"),
+    ("train", "checkpoint_minutes"),
+    ("train", "device"),
+)
 
 
 def open_folder(folder: Path, config: Config, resume: bool) -> dict[str, Any] | None:

@@ -1,15 +1,13 @@
 """Numbers of a step that not every run has: of its memory, its proxies, and the parts of a sum of losses."""
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.distributed import gather_rows, total
 from nearfar.losses import Loss, Sum
+from nearfar.losses.pair_slopes import pair_slopes
 from nearfar.memory import CrossBatchMemory
-from nearfar.pairs import Pairs
-from nearfar.similarity import ArgMax
 from nearfar.similarity.stable import normalize
 from nearfar.train.watch import spread
 
@@ -21,26 +19,42 @@ def told_by(loss: Loss | Sum) -> Loss:
     return first
 
 
-@torch.no_grad()
-def share_of_memory(
-    memory: CrossBatchMemory,
+def active_pairs(
     loss: Loss | Sum,
+    memory: CrossBatchMemory,
     embeddings: Float[Tensor, "n dim"],
     labels: Int[Tensor, " n"],
     ids: Int[Tensor, " n"],
-) -> float | None:
-    """Return the share of anchors whose nearest negative lies in the memory; ask before the batch is stored.
+    *,
+    step: int,
+) -> dict[str, float]:
+    """Return what batch and memory contribute to the gradient; ask before the batch is stored.
 
-    None while the memory is empty. Near 0 later on, the memory adds little to the batch.
+    A pair (anchor, candidate) is active where dL/dS is not 0, with S its similarity. ``active_in_batch`` and
+    ``active_in_memory`` are active pairs for each anchor, ``pairs_from_memory`` is the memory's share of
+    them, and ``gradient_from_memory`` its share of Σ|dL/dS|: for a smooth loss every pair is active, and
+    only this share tells. Of a sum it is the first loss that compares with the memory. Nothing is returned
+    where there is nothing to tell (see ``pair_slopes``).
+
+    Args:
+        embeddings, labels, ids: of this rank; those of all ranks are put together.
+        step: seeds which anchors are looked at, where these are not all.
     """
-    past = memory.recall(embeddings, labels, ids, learning=False)
-    if past is None:
-        return None
-    both = replace(past, with_batch=True)
-    relation = both.relate(len(embeddings), labels, ids)
-    pairs = Pairs.of(embeddings, embeddings, relation, told_by(loss).similarity, stored=both.stored)
-    (nearest,) = pairs.stream(ArgMax())
-    return (nearest >= len(embeddings)).float().mean().item()
+    every = loss.losses.values() if isinstance(loss, Sum) else [loss]
+    told = next(one for one in every if isinstance(one, Loss) and one.compares_with_the_batch)
+    embeddings, labels, ids = (gather_rows(x) for x in (embeddings.detach(), labels, ids))
+    slopes = pair_slopes(told, embeddings, labels, ids, memory, seed=step)
+    if slopes is None:
+        return {}
+    anchors = max(1, len(slopes.batch))
+    here, there = (float((x != 0).sum()) for x in (slopes.batch, slopes.memory))
+    pull, past = (float(x.abs().sum(dtype=torch.float64)) for x in (slopes.batch, slopes.memory))
+    numbers = {"active_in_batch": here / anchors, "active_in_memory": there / anchors}
+    if here + there:
+        numbers["pairs_from_memory"] = there / (here + there)
+    if pull + past:
+        numbers["gradient_from_memory"] = past / (pull + past)
+    return numbers
 
 
 def further_numbers(loss: Loss | Sum, memory: CrossBatchMemory | None) -> dict[str, float]:
@@ -58,7 +72,18 @@ def further_numbers(loss: Loss | Sum, memory: CrossBatchMemory | None) -> dict[s
         if memory.drift is not None and not memory.drift.isnan():
             told["memory_drift"] = float(memory.drift)
     every = loss.losses.values() if isinstance(loss, Sum) else [loss]
-    proxies = next((one.proxies for one in every if isinstance(one, Loss) and one.proxies is not None), None)
-    if proxies is not None:
-        told["proxy_spread"] = float(spread(normalize(proxies.detach())))
+    first = next((one for one in every if isinstance(one, Loss) and one.proxies is not None), None)
+    if first is not None:
+        told["proxy_spread"] = _proxy_spread(first)
     return told
+
+
+def _proxy_spread(loss: Loss) -> float:
+    """How far the proxies point apart, those of all ranks where these share them out."""
+    assert loss.proxies is not None
+    unit = normalize(loss.proxies.detach())
+    if loss.shard is None:
+        return float(spread(unit))
+    mean = total(unit.sum(0, dtype=torch.float64)) / sum(loss.shard.counts)
+    apart = (unit - mean).square().sum()
+    return float(total(apart)) / sum(loss.shard.counts)

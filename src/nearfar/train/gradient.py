@@ -6,7 +6,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from nearfar.distributed import world_size
-from nearfar.train.further import share_of_memory
+from nearfar.similarity import normalize
+from nearfar.train.further import active_pairs
 from nearfar.train.large_batch import two_pass
 from nearfar.train.precision import Numerics
 from nearfar.train.randomness import seed_everything
@@ -19,7 +20,7 @@ class Computed:
 
     Attributes:
         value: of the loss.
-        embeddings: of the batch.
+        embeddings: of the batch, of unit length.
         more: numbers that only a step that is told of has.
     """
 
@@ -39,18 +40,18 @@ def gradient(
     drawn: Float[Tensor, "n draws"],
     place: tuple[int, ...],
     chunk: int,
-    telling: bool,
+    telling: int | None,
 ) -> Computed:
     """Compute loss and gradient of a batch, and let the memory take it in.
 
     Images are bytes until the network needs them: with ``chunk`` only so many are ever pixels at a time.
 
     Args:
-        network: the embedder, or what exchanges its gradients with other ranks.
+        network: what embeds, or what exchanges its gradients with other ranks.
         drawn: how each image is augmented.
         place: of the step in the run. What a loss draws hangs on it alone, so that ranks draw alike.
         chunk: images at a time; 0 for all.
-        telling: whether the numbers of this step are looked at.
+        telling: the number of this step, where its numbers are looked at.
     """
     more: dict[str, float] = {}
     seen: list[Tensor] = []
@@ -61,15 +62,14 @@ def gradient(
 
     def compare(embeddings: Tensor, labels: Tensor) -> Tensor:
         embeddings = embeddings.float()
-        seen.append(embeddings.detach())
+        seen.append(normalize(embeddings.detach()) if parts.loss.reads_lengths else embeddings.detach())
         if world_size() > 1:
             seed_everything(*place)
         if parts.memory is None:
             return parts.loss(embeddings, labels)
         rows = ids.to(parts.device)
-        if telling:
-            share = share_of_memory(parts.memory, parts.loss, embeddings, labels, rows)
-            more.update({} if share is None else {"memory_share": share})
+        if telling is not None:
+            more.update(active_pairs(parts.loss, parts.memory, embeddings, labels, rows, step=telling))
         return parts.loss(embeddings, labels, ids=rows, memory=parts.memory)
 
     value = two_pass(

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_SECONDS = 5.0
-# Numbers that not every run has.
+# Numbers that not every run has, by the last that the words need.
 MORE = {
-    "memory_share": "nearest from memory {:.0%}",
-    "memory_drift": "drift {:.2f}",
-    "proxy_spread": "proxies spread {:.2f}",
+    "pairs_from_memory": "active pairs {active_in_batch:.1f} + {active_in_memory:.1f} of memory",
+    "gradient_from_memory": "gradient from memory {gradient_from_memory:.0%}",
+    "memory_drift": "drift {memory_drift:.2f}",
+    "proxy_spread": "proxies spread {proxy_spread:.2f}",
 }
 
 
@@ -64,7 +65,7 @@ class Live:
     def _text(self, record: Mapping[str, Any]) -> str:
         done = record["step"] - self._first
         left = (time.monotonic() - self._began) / max(1, done) * (self._steps - record["step"])
-        more = [words.format(record[key]) for key, words in MORE.items() if key in record]
+        more = [words.format_map(record) for key, words in MORE.items() if key in record]
         return (
             f"epoch {record['epoch'] + 1}  loss {record['loss']:.4f}  active {record['active']:.0%}  "
             f"positives {record['positive_similarity']:+.2f}  "

@@ -1,7 +1,6 @@
 """The training loop: steps, validation, checkpoints; stopped at any moment, it goes on bit for bit."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,47 +8,27 @@ from typing import Any
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from nearfar.config import Config
-from nearfar.config.loss_settings import check_settings
 from nearfar.data.samplers import PKSampler, Share, own_part
-from nearfar.distributed import (
-    any_rank,
-    by_rank_0,
-    gather_rows,
-    joined,
-    of_rank_0,
-    rank,
-    wait_for_all,
-    world_size,
-)
-from nearfar.errors import NearfarError
-from nearfar.models import Embedder
-from nearfar.train.allocator import keep_freed_memory
-from nearfar.train.checkpoint import no_space_in_one_sentence, save_checkpoint
-from nearfar.train.folder import BEST, LAST, MODEL, begin, open_folder
+from nearfar.distributed import any_rank, gather_rows, of_rank_0, rank, wait_for_all
+from nearfar.train.checkpoint import save_checkpoint
+from nearfar.train.folder import BEST, LAST, MODEL
 from nearfar.train.further import further_numbers, told_by
 from nearfar.train.gradient import gradient
 from nearfar.train.journal import Journal
-from nearfar.train.live import Live, duration
+from nearfar.train.live import duration
 from nearfar.train.mine import is_due, mine
+from nearfar.train.network import network_for
 from nearfar.train.optimizer import learning_rate, rest, set_learning_rates
-from nearfar.train.plan import Plan, plan
-from nearfar.train.precision import Numerics, choose_device, repeatable
-from nearfar.train.randomness import derive_seed, own_randomness, seed_everything
-from nearfar.train.ranks import (
-    Exchanged,
-    batch_norm_warning,
-    check_batch,
-    own_device,
-    own_place,
-    same_numbers,
-)
-from nearfar.train.setup import Parts, assemble, fingerprint, tables_of
+from nearfar.train.plan import Plan
+from nearfar.train.precision import Numerics
+from nearfar.train.randomness import derive_seed, seed_everything
+from nearfar.train.ranks import Exchanged, batch_norm_warning, gradient_norm, own_place, same_numbers
+from nearfar.train.setup import Parts, fingerprint
 from nearfar.train.state import Progress, state_of, take_up
 from nearfar.train.stopping import RunInterrupted, StopRequest
-from nearfar.train.tracking import Tracker
 from nearfar.train.trial import measured_numerics
 from nearfar.train.validate import validate
 from nearfar.train.watch import StepNumbers, Watch, diverged, numbers_of
@@ -76,64 +55,7 @@ class RunResult:
     plan: Plan | None = None
 
 
-def train(
-    config: Config,
-    folder: str | Path,
-    *,
-    resume: bool = False,
-    dry_run: bool = False,
-    command: str = "",
-    progress: bool = True,
-    embedder: Embedder | None = None,
-    trackers: Sequence[Tracker] = (),
-) -> RunResult:
-    """Train an embedder and leave the best one in ``folder/model``.
-
-    Args:
-        config: all that decides the run.
-        folder: of the run; new, or that of the run to resume.
-        resume: go on from ``folder/last``. The final weights are those of a run that was never stopped.
-        dry_run: send one batch through everything, show what a run costs, write nothing.
-        command: the command line, for the log and the model's card.
-        progress: show the run on stderr.
-        embedder: trained instead of the one that ``config.model`` describes; a resumed run needs it again.
-        trackers: further places that the numbers go to, beside ``log.jsonl``.
-
-    Raises:
-        ConfigError: if a setting of the loss does not exist.
-        CheckpointError: if the folder and ``resume`` do not fit, or the device is full.
-        RunInterrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
-        TrainingDiverged: if the loss is no number any more.
-    """
-    check_settings(config)
-    folder = Path(folder)
-    with joined(), own_randomness(), repeatable(), no_space_in_one_sentence(folder):
-        check_batch(config.batch.classes_per_batch, config.batch.images_per_class)
-        first = rank() == 0
-        progress = progress and first
-        device = own_device(choose_device(config.train.device))
-        if device.type == "cpu":
-            keep_freed_memory()
-        if dry_run:
-            if world_size() > 1:
-                raise NearfarError("a dry run looks at one process; start it without torchrun.")
-            found = plan(config, assemble(config, tables_of(config), device, embedder))
-            Live(0, 0, progress).say(str(found))
-            return RunResult(folder, 0, {}, 0.0, found)
-        state = by_rank_0(lambda: open_folder(folder, config, resume))  # it may be on that one's disk alone
-        if state is not None and state["progress"]["finished"]:
-            done = Progress(**state["progress"])
-            length = f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs} epochs"
-            Live(0, 0, progress).say(f"{folder} is finished: all {length} are done.")
-            return RunResult(folder, done.best_epoch, done.best, done.seconds)
-        parts = assemble(config, tables_of(config), device, embedder)
-        if first:
-            begin(folder, config, parts.images.unreadable)
-        journal = Journal(folder, config, trackers=trackers, shown=progress, silent=not first)
-        return _Run(config, folder, parts, state, journal).train(command)
-
-
-class _Run:
+class Run:
     """One run: its parts, where it stands, and whom it tells."""
 
     def __init__(
@@ -148,7 +70,7 @@ class _Run:
         else:
             self.numerics = Numerics(**state["numerics"])
             self.at = take_up(config, parts, state, data=self.data, watch=self.watch, folder=folder)
-        self.exchanged = Exchanged(parts.embedder)
+        self.exchanged = Exchanged(parts.embedder, network_for(parts.embedder, parts.loss))
         parts.embedder.to(memory_format=self.numerics.layout())
         self.steps = parts.steps
         self.every = min(50, max(1, self.steps // LINES))
@@ -231,7 +153,7 @@ class _Run:
             drawn=parts.augment.draw(batch, generator)[own_part(batch)],
             place=place,
             chunk=self.config.batch.chunk,
-            telling=telling,
+            telling=at.step + 1 if telling else None,
         )
         self.exchanged.exchange(parts.loss, resting=resting)
         loss, embeddings = done.value, done.embeddings
@@ -257,9 +179,10 @@ class _Run:
     def _clip(self) -> Tensor:
         groups = self.parts.optimizer.param_groups
         weights = [p for group in groups for p in group["params"] if p.grad is not None]
+        norm = gradient_norm(weights, self.parts.loss)
         if self.config.optimizer.clip_norm > 0:
-            return clip_grad_norm_(weights, self.config.optimizer.clip_norm)
-        return get_total_norm([p.grad for p in weights if p.grad is not None])
+            clip_grads_with_norm_(weights, self.config.optimizer.clip_norm, norm)
+        return norm
 
     def _report(self, numbers: StepNumbers, more: dict[str, float], batch: int) -> None:
         now = time.monotonic()
@@ -308,9 +231,9 @@ class _Run:
         self._check_finite()
         self.at.best_epoch, self.at.best = epoch + 1, metrics
         embedder, loss = self.parts.embedder, self.parts.loss
+        weights = {"embedder": embedder.state_dict(), "loss": loss.state_dict()}  # of all ranks
         if rank() > 0:
             return
-        weights = {"embedder": embedder.state_dict(), "loss": loss.state_dict()}
         save_checkpoint(self.folder / BEST, {**weights, "epoch": epoch, "metrics": metrics})
         table = self.parts.tables.train
         classes = [table.classes[label] for label in sorted(set(table.label.tolist()))]

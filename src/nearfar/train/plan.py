@@ -7,6 +7,7 @@ import torch
 
 from nearfar.config import Config
 from nearfar.train.live import duration
+from nearfar.train.network import network_for
 from nearfar.train.passes import Passes, probe_size, shown, weigh
 from nearfar.train.precision import Numerics
 from nearfar.train.randomness import derive_seed
@@ -90,12 +91,13 @@ def plan(config: Config, parts: Parts) -> Plan:
 
     numerics = measured_numerics(config, parts)
     parts.embedder.eval()
+    network = network_for(parts.embedder, parts.loss)
     embeddings, first = [], None
     with torch.no_grad():
         for some, draws in zip(images.split(probe), drawn.split(probe), strict=True):
             pixels = parts.augment.apply(some.to(parts.device), draws)
             first = pixels if first is None else first
-            embeddings.append(parts.embedder(pixels))
+            embeddings.append(network(pixels))
         value = parts.loss(torch.cat(embeddings), labels)
     assert first is not None
     learned = [p for group in parts.optimizer.param_groups for p in group["params"]]

@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
 from nearfar.distributed import gather_rows, local_rank, rank, total, world_size
 from nearfar.errors import ConfigError
+from nearfar.losses.shard_state import sharded_weights
 from nearfar.models import Embedder
 from nearfar.train.large_batch import batch_norms
 
@@ -58,10 +60,13 @@ class Exchanged:
 
     ``DistributedDataParallel`` sends them off while the backward pass goes on. While the backbone rests there
     are few, and they go with those of the loss, after it.
+
+    Args:
+        network: the embedder, or what makes embeddings with it.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
+    def __init__(self, embedder: Embedder, network: nn.Module) -> None:
+        self._embedder, self._network = embedder, network
         self._wrapped: DistributedDataParallel | None = None
         if world_size() > 1 and _on_gpu(embedder) and batch_norms(embedder.train()):
             from timm.layers.norm_act import convert_sync_batchnorm
@@ -71,17 +76,28 @@ class Exchanged:
     def network(self, *, resting: bool) -> nn.Module:
         """Return what embeds this rank's part of a batch."""
         if world_size() == 1 or resting:
-            return self._embedder
+            return self._network
         if self._wrapped is None:
             devices = [next(self._embedder.parameters()).device] if _on_gpu(self._embedder) else None
-            self._wrapped = DistributedDataParallel(self._embedder, device_ids=devices)
+            self._wrapped = DistributedDataParallel(self._network, device_ids=devices)
         return self._wrapped
 
     def exchange(self, loss: nn.Module, *, resting: bool) -> None:
-        """Average the gradients that were not exchanged in the backward pass."""
+        """Average the gradients that the backward pass has not exchanged, but for those of a rank's own."""
         if world_size() > 1:
             left = [*loss.parameters(), *(self._embedder.parameters() if resting else ())]
-            average([p for p in left if p.requires_grad])
+            own = {id(p) for _, p, _ in sharded_weights(loss)}
+            average([p for p in left if p.requires_grad and id(p) not in own])
+
+
+def gradient_norm(weights: Sequence[nn.Parameter], loss: nn.Module) -> Float[Tensor, ""]:
+    """Return the length of the gradient of all weights, those included that another rank has for itself."""
+    own = {id(p) for _, p, _ in sharded_weights(loss)} if world_size() > 1 else set()
+    norm = get_total_norm([p.grad for p in weights if p.grad is not None and id(p) not in own])
+    if not own:
+        return norm
+    apart = get_total_norm([p.grad for p in weights if p.grad is not None and id(p) in own])
+    return (norm.square() + total(apart.square())).sqrt()
 
 
 @torch.no_grad()

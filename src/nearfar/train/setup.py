@@ -190,6 +190,7 @@ def _one_loss(wanted: LossSection | AddedLoss, labels: np.ndarray, dim: int) -> 
         classes=torch.from_numpy(labels) if needed else None,
         dim=dim if needed else None,
         sample=wanted.sample,
+        sharded=wanted.sharded,
         tilt=wanted.tilt,
         class_weights=_balanced(labels) if wanted.class_weights == "balanced" else None,
         **wanted.settings,
@@ -225,6 +226,7 @@ def make_memory(config: Config, loss: Loss | Sum) -> CrossBatchMemory | None:
         dtype=getattr(torch, wanted.dtype),
         combine=wanted.combine,
         weight=wanted.weight,
+        sharded=wanted.sharded,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from nearfar.config import Config
 from nearfar.errors import CheckpointError
+from nearfar.losses import load_optimizer_state, optimizer_state
 from nearfar.models.saved import fit_weights
 from nearfar.train.environment import arithmetic
 from nearfar.train.folder import LAST
@@ -31,7 +32,7 @@ class Progress:
 def state_of(
     config: Config, parts: Parts, *, data: str, numerics: Numerics, watch: Watch, at: Progress, log_size: int
 ) -> dict[str, Any]:
-    """Return all that decides how a run goes on."""
+    """Return all that decides how a run goes on; every rank must call it: what is sharded comes together."""
     return {
         "config": config.to_dict(),
         "data": data,
@@ -40,7 +41,7 @@ def state_of(
         "embedder": parts.embedder.state_dict(),
         "loss": parts.loss.state_dict(),
         "memory": {} if parts.memory is None else parts.memory.state_dict(),
-        "optimizer": parts.optimizer.state_dict(),
+        "optimizer": optimizer_state(parts.optimizer, parts.loss),
         "sampler": parts.sampler.state_dict(),
         "watch": watch.state_dict(),
         "progress": asdict(at),
@@ -65,7 +66,7 @@ def take_up(
     fit_weights(parts.loss, state["loss"], folder / LAST)
     if parts.memory is not None:
         parts.memory.load_state_dict(state["memory"])
-    parts.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer_state(parts.optimizer, parts.loss, state["optimizer"])
     watch.load_state_dict(state["watch"])
     at = Progress(**state["progress"])
     parts.sampler.load_state_dict({**state["sampler"], "epoch": at.epoch, "position": at.position})

@@ -10,7 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar.config import Config
+from nearfar.losses import Loss, Sum
 from nearfar.models import Embedder
+from nearfar.train.network import network_for
 from nearfar.train.precision import Numerics, choose_numerics
 from nearfar.train.randomness import own_randomness
 from nearfar.train.setup import Parts
@@ -50,7 +52,7 @@ def measured_numerics(config: Config, parts: Parts) -> Numerics:
 
 def try_steps(
     embedder: Embedder,
-    loss: nn.Module,
+    loss: Loss | Sum,
     images: Float[Tensor, "n 3 h w"],
     labels: Int[Tensor, " n"],
     *,
@@ -61,6 +63,7 @@ def try_steps(
     with own_randomness():
         embedder, loss = copy.deepcopy(embedder).train(), copy.deepcopy(loss)
         embedder.to(memory_format=numerics.layout())
+        network = network_for(embedder, loss)
         weights = [p for p in (*embedder.parameters(), *loss.parameters()) if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0)
         images = images.contiguous(memory_format=numerics.layout())
@@ -69,7 +72,7 @@ def try_steps(
             began = time.perf_counter()
             with _Kept(weights) as keeping:
                 with numerics.autocast(images.device):
-                    embeddings = embedder(images)
+                    embeddings = network(images)
                 value = loss(embeddings, labels)
             kept = max(kept, keeping.bytes())
             value.backward()

@@ -236,9 +236,11 @@ def test_exponentials_that_single_precision_makes_equal():
 
 def test_similarities_are_not_computed_in_half_precision():
     x, labels = batch(4, 3, 6)
-    expected = NPairMultiClassLoss()(x, labels)["loss"]
+    layer = NPairMultiClassLoss(an_mining_method="HARD", margin_diff=-0.05)
+    expected, chosen = layer(x, labels)["loss"], layer.selected(x, labels)
     with torch.autocast("cpu", torch.bfloat16):
-        assert NPairMultiClassLoss()(x, labels)["loss"] == expected
+        assert layer(x, labels)["loss"] == expected
+        assert torch.equal(layer.selected(x, labels), chosen)
 
 
 def test_an_empty_batch_gives_zeros():

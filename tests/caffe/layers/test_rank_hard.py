@@ -129,6 +129,17 @@ def test_gradient():
     assert torch.autograd.gradcheck(lambda x: layer(x, labels[order]), x[order].requires_grad_())
 
 
+def test_similarities_are_not_computed_in_half_precision():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(40, 64, generator=generator))
+    labels = torch.arange(40) // 2
+    layer = RankHardLoss(neg_num=4)
+    expected, chosen = layer(x, labels), layer.selected(x, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x, labels) == expected
+        assert torch.equal(layer.selected(x, labels), chosen)
+
+
 def test_ratios_that_are_not_set():
     x, labels = batch(5, 2, 6, seed=2)
     order = labels.argsort()

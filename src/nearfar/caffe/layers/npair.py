@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nearfar.caffe.layers.bottoms import check_word, classes_of, numbered, rows_of
 from nearfar.caffe.layers.gradients import replaced, scaled
 from nearfar.caffe.layers.retrieved import hits, overflowing, shown_to_the_layer
+from nearfar.caffe.published import METHODS, REGIONS
 from nearfar.distributed import gather_rows, rank, row_counts
 from nearfar.errors import NearfarError
 from nearfar.losses.ahead import with_gradient
@@ -19,14 +20,6 @@ from nearfar.similarity import TopK, choose
 from nearfar.similarity.threads import plainly
 from nearfar.similarity.tiled import TiledBlock
 
-REGIONS = {"GLOBAL": "batch", "LOCAL": "anchor"}
-METHODS = {
-    "HARD": "hard",
-    "EASY": "easy",
-    "RAND": "all",
-    "RELATIVE_HARD": "relative_hard",
-    "RELATIVE_EASY": "relative_easy",
-}
 TOPS = ("loss", "retrieval_top1", "retrieval_top5", "retrieval_top10", "feature_asum")
 DEPTHS = (1, 5, 10)
 
@@ -165,10 +158,11 @@ class NPairMultiClassLoss(nn.Module):
         """
         x, classes, counts = self._bottoms(features, labels)
         n, m = len(x), len(classes)
-        pairs = self.rule(self._pairs(x, classes, counts, "dense"))
         mask = torch.zeros(n, m + 1, dtype=torch.bool, device=x.device)
-        mask[pairs.positives.anchor, pairs.positives.candidate] = True
-        (columns,) = pairs.stream(TopK(m))
+        with torch.autocast(x.device.type, enabled=False):
+            pairs = self.rule(self._pairs(x, classes, counts, "dense"))
+            mask[pairs.positives.anchor, pairs.positives.candidate] = True
+            (columns,) = pairs.stream(TopK(m))
         mask.scatter_(1, columns.masked_fill(columns < 0, m), True)
         return mask[:, :m]
 

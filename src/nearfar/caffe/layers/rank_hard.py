@@ -90,14 +90,15 @@ class RankHardLoss(nn.Module):
                 group differ in label.
         """
         x, classes, anchors = self._bottoms(features, labels)
-        if selected is None:
-            columns = self._choose(x.detach(), classes, anchors)
-        else:
-            columns = _listed(selected, len(x))[anchors]
-        place, slot = torch.nonzero(columns >= 0, as_tuple=True)
-        i, j = anchors[place], columns[place, slot]
-        pair = at_pairs(x, x, anchors, anchors + 1, "dot")[place]
-        terms = [(at_pairs(x, x, end, j, "dot") - pair + self.margin).clamp_min(0) for end in (i, i + 1)]
+        with torch.autocast(x.device.type, enabled=False):
+            if selected is None:
+                columns = self._choose(x.detach(), classes, anchors)
+            else:
+                columns = _listed(selected, len(x))[anchors]
+            place, slot = torch.nonzero(columns >= 0, as_tuple=True)
+            i, j = anchors[place], columns[place, slot]
+            pair = at_pairs(x, x, anchors, anchors + 1, "dot")[place]
+            terms = [(at_pairs(x, x, end, j, "dot") - pair + self.margin).clamp_min(0) for end in (i, i + 1)]
         slots = self.neg_num * len(x) // self.pair_size * 2
         value = (terms[0] + terms[1]).sum() / max(1, slots)
         return unweighted(value) if self.parity else value
@@ -108,7 +109,8 @@ class RankHardLoss(nn.Module):
     ) -> Bool[Tensor, "n n"]:
         """Choose negatives and return them as a mask [anchor, negative], for batches small enough."""
         x, classes, anchors = self._bottoms(features, labels)
-        columns = self._choose(x, classes, anchors)
+        with torch.autocast(x.device.type, enabled=False):
+            columns = self._choose(x, classes, anchors)
         mask = torch.zeros(len(x), len(x) + 1, dtype=torch.bool, device=x.device)
         mask[anchors[:, None], columns.masked_fill(columns < 0, len(x))] = True
         return mask[:, : len(x)]

@@ -109,7 +109,7 @@ def balanced(
             images, at most 1.
 
     Reference:
-        Kang et al., ICLR 2020, section 3 (the terms). https://arxiv.org/abs/1910.09217
+        Kang et al., ICLR 2020 (the terms). https://arxiv.org/abs/1910.09217
     """
     return PKSampler(labels, classes_per_batch, images_per_class, seed=seed, draw=partial(Balanced, by=by))
 
@@ -163,7 +163,7 @@ def hard_classes(
         momentum: of a class mean when its class is met again, in [0, 1).
 
     Reference:
-        Sohn, NIPS 2016, section 3.2 ("hard negative class mining").
+        Sohn, NeurIPS 2016 ("hard negative class mining").
         https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective
     """
     return HardClassSampler(
