@@ -11,7 +11,7 @@ from torch import Tensor
 import nearfar
 from loss_problems import DRAWING, RULES, Problem, problems, seeds
 from nearfar.errors import NearfarError
-from nearfar.losses import module
+from nearfar.losses import arithmetic
 from nearfar.similarity import Relevance, layout, tiled
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
 
@@ -149,5 +149,5 @@ def test_anchors_taken_at_a_time(data, name):
         create["backend"] = backend
         whole = remembered(create, problem, past)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "MOST_POSITIVES", most)
+            patch.setattr(arithmetic, "MOST_POSITIVES", most)
             agree(remembered(create, problem, past), whole)

@@ -199,7 +199,7 @@ def test_all_ranks_say_the_same(troubles, name):
 def test_a_part_of_other_ranks_is_refused(monkeypatch):
     memory = nearfar.CrossBatchMemory(9, sharded=True)
     memory.add(*rows(5, 0))
-    monkeypatch.setattr("nearfar.memory_refusals.world_size", lambda: 2)
+    monkeypatch.setattr("nearfar.memory.refusals.world_size", lambda: 2)
     with pytest.raises(
         nearfar.errors.NearfarError, match="was filled as rank 0 of 1 and is used as rank 0 of 2"
     ):

@@ -105,7 +105,7 @@ SENTENCES = {
     "no_tensor": "NearfarError: rank {last}: embeddings must be a torch tensor; got NoneType.",
     "other_labels": "NearfarError: rank 0 calls a loss with labels that are classes but rank {last} with labels of 3 tags",
     "ids_on_some": "NearfarError: rank 0 calls a loss with no ids but rank {last} with ids",
-    "other_loss": "NearfarError: rank 0 calls a loss with its own loss but rank {last} with its own loss",
+    "other_loss": "NearfarError: rank 0 calls a loss with the name supcon and sharded=False but rank {last} with the name ntxent",
     "unknown_class": "NearfarError: label 5 is not among the 3 classes that proxy_nca was created for.",
     "one_by_one": "NearfarError: rank {last}: reduction='none' leaves the averaging to the caller",
     "learned_weights": "NearfarError: rank {last}: weights wants a gradient, which is not computed across ranks",

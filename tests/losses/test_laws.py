@@ -20,7 +20,7 @@ import nearfar
 from loss_problems import DRAWING, RULES, Problem, problems
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
-from nearfar.losses import module
+from nearfar.losses import arithmetic
 from nearfar.losses.registry import registry
 from nearfar.similarity import Relevance, scan, tiled
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
@@ -180,7 +180,7 @@ def test_anchors_taken_at_a_time(data, name):
         create["backend"] = backend
         whole = outcome(create, problem)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "MOST_POSITIVES", most)
+            patch.setattr(arithmetic, "MOST_POSITIVES", most)
             agree(outcome(create, problem), whole)
 
 
@@ -192,7 +192,7 @@ def test_draws_of_anchors_taken_at_a_time_without_ids(rule):
     labels = torch.arange(12) // 3
     whole = loss(x, labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MOST_POSITIVES", 8)
+        patch.setattr(arithmetic, "MOST_POSITIVES", 8)
         torch.testing.assert_close(loss(x, labels), whole)
 
 

@@ -94,7 +94,7 @@ def test_statistics_are_of_a_ranks_own_classes(ranks, size):
 
 SENTENCES = {
     "label": "label 9 is not among the 9 classes that proxy_nca was created for.",
-    "mixed": "rank 0 calls a loss with its own loss but rank 1 with its own loss",
+    "mixed": "rank 0 calls a loss with the name proxy_nca and sharded=True but rank 1 with the name proxy_nca and sharded=False",
     "ranks": "proxy_nca was created with sharded=True on {more} ranks and is used on {size};",
     "classes": "proxies has 8 vectors but the loss has 9, on all ranks together; load",
     "alone": "sharded=True shares the classes out over the ranks, and across_ranks=False keeps a loss within",

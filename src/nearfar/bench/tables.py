@@ -6,6 +6,7 @@ from nearfar.bench.busy import BusyReport
 from nearfar.bench.losses import NOT_ASKED, PEER, Cell, Report, Taken
 from nearfar.bench.memory import DOES_NOT_FIT, WARM
 from nearfar.bench.problems import PROBLEMS
+from nearfar.similarity.scan import KEPT
 
 TERMINAL = ["loss", "n", "ours", "PML", "times", "/mm", "/best", "MiB", "PML"]
 BUSY = ["loss", "n", "dim", "who", "alone", "beside", "slower", "over fair"]
@@ -84,7 +85,8 @@ def markdown(report: Report, picture: str | None = None) -> str:
         "",
         "Memory: the most that is resident in a process of its own, in MiB above what it was with inputs in "
         f"place, after one step of {WARM:,} rows (what libraries take once is not counted) and with freed "
-        "memory given back; beside it the same less the gradient itself (n × dim × 4 bytes). "
+        "memory given back; beside it the same less the gradient itself (n × dim × 4 bytes). Similarities "
+        f"that fit {KEPT // 2**20} MiB, those of 4,096 rows do, wait for the backward pass. "
         "Processor time: of all threads, median seconds. Apart: |ours − theirs| of the value, "
         "relative, and of the gradient, relative to its largest component. A term within rounding of its "
         "margin may count in one and not in the other.",

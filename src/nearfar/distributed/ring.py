@@ -122,9 +122,8 @@ class Ring:
                 visit(owner, rows, gradient if wish == "learn" else None)
             for job in under_way:
                 job.wait()
-            if (
-                gradient is not None
-            ):  # after the visit; it sets out one step later than the rows, and ends at home
+            if gradient is not None:
+                # After the visit: it sets out one step later than the rows, and ends at home.
                 arriving = gradient.new_zeros(self.counts[following], gradient.shape[1])
                 if step:
                     for job in self._pass_on(gradient, arriving):

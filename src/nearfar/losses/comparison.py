@@ -11,8 +11,8 @@ from nearfar.distributed.ring import Ring
 from nearfar.inputs import relate
 from nearfar.losses.batch import Batch
 from nearfar.losses.registry import View
+from nearfar.memory.recalled import Recalled
 from nearfar.pairs import Pairs
-from nearfar.recalled import Recalled
 from nearfar.similarity import Measure, Relation, choose
 from nearfar.similarity.stored import Stored
 from nearfar.similarity.visits import VisitedBlock

@@ -13,6 +13,7 @@ from nearfar.distributed.exchange import numbers_of_all, rows_of_all
 from nearfar.distributed.world import device_of
 from nearfar.errors import NearfarError, NonFiniteError
 from nearfar.losses.batch import Batch
+from nearfar.losses.registry import registry
 from nearfar.memory import CrossBatchMemory
 from nearfar.similarity import Relevance
 
@@ -22,7 +23,7 @@ EXCHANGES = ("auto", "gather", "ring")
 Words = Callable[[int], str]
 # What must be the same on all ranks, and how a rank says what it has.
 ALIKE: dict[str, Words] = {
-    "loss": lambda _: "its own loss",
+    "loss": lambda x: f"the name {_loss_named(x)}",
     "training": lambda x: f"its loss in {'training' if x else 'evaluation'} mode",
     "dim": lambda x: f"embeddings of {x} dimensions",
     "dtype": lambda x: f"embeddings of {DTYPES[x]}",
@@ -84,6 +85,7 @@ def meet_ranks(
     check: Callable[[], None],
     *,
     loss: str,
+    sharded: bool,
     training: bool,
     memory: CrossBatchMemory | None,
     learning: int,
@@ -92,6 +94,8 @@ def meet_ranks(
 
     Args:
         check: raises what is wrong with this rank's arguments.
+        loss: its name.
+        sharded: whether the ranks share its classes out.
         memory: what is to be in the same state on all ranks.
         learning: see ``wanted``.
 
@@ -113,7 +117,7 @@ def meet_ranks(
         own = _described(batch) | {
             "failed": 0,
             "numbers": len(sent),
-            "loss": crc32(loss.encode()),
+            "loss": _number(loss, sharded),
             "training": int(training),
             "learning": learning,
             **_described_memory(memory),
@@ -160,6 +164,19 @@ def _described_memory(memory: CrossBatchMemory | None) -> dict[str, int]:
     size = -memory.size if memory.sharded else memory.size
     kind = (getattr(memory, name) for name in MEMORY_SETTINGS)
     return {"memory": memory.added, "memory_size": size, "memory_kind": crc32(repr(list(kind)).encode())}
+
+
+def _number(loss: str, sharded: bool) -> int:
+    """A number for a loss, to be compared; ``_loss_named`` turns it back."""
+    return crc32(f"{loss}, {'sharded' if sharded else 'whole'}".encode())
+
+
+def _loss_named(number: int) -> str:
+    for name in registry.names():
+        for sharded in (False, True):
+            if _number(name, sharded) == number:
+                return f"{name} and sharded={sharded}"
+    return "of another loss"
 
 
 def _refuse(ranks: list[dict[str, int]], numbers: list[Tensor]) -> None:

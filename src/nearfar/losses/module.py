@@ -1,12 +1,11 @@
 """The nn.Module around a loss function: names to arithmetic, labels to pairs, values to a scalar."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from nearfar.distributed import rank, world_size
 from nearfar.distributed.ring import Ring
@@ -14,14 +13,10 @@ from nearfar.inputs import Labels
 from nearfar.losses import past
 from nearfar.losses.across import Across
 from nearfar.losses.alone import Alone, Compared
+from nearfar.losses.arithmetic import Arithmetic
 from nearfar.losses.batch import Batch
-from nearfar.losses.chunks import by_chunks
-from nearfar.losses.class_weights import ClassWeights
-from nearfar.losses.classes import Met, meet
-from nearfar.losses.comparison import among_own, compare
+from nearfar.losses.classes import meet
 from nearfar.losses.everyone import meet_ranks, wanted
-from nearfar.losses.one_number import as_number, load_scalars
-from nearfar.losses.proxies import against_classes
 from nearfar.losses.refusals import (
     check_call,
     check_labels,
@@ -29,25 +24,15 @@ from nearfar.losses.refusals import (
     refuse_slopes,
     warn_without_positives,
 )
-from nearfar.losses.registry import registry
-from nearfar.losses.shard import Shard
-from nearfar.losses.shard_state import load_own, save_whole
 from nearfar.losses.sharded import Sharded
-from nearfar.losses.terms import Reduction, Statistics, Terms
 from nearfar.losses.weights import with_class_weights
 from nearfar.memory import CrossBatchMemory
-from nearfar.mining import Rule
-from nearfar.pairs import Pairs
-from nearfar.recalled import Recalled
-from nearfar.similarity import Measure, Relation, choose
+from nearfar.similarity import choose
 from nearfar.similarity.class_ranks import Apart
 from nearfar.similarity.tiled import TiledBlock
 
-MOST_POSITIVES = 2**22
-"""Positive pairs that are listed at once; batches with more are taken some anchors at a time."""
 
-
-class Loss(nn.Module):
+class Loss(Arithmetic):
     """A loss over pairs of embeddings; made by ``nearfar.losses.create``.
 
     Attributes:
@@ -59,50 +44,6 @@ class Loss(nn.Module):
         learned: settings that are trained with the network, by name: [1], or [class] for one of each.
         last: statistics of the last batch, or None before the first.
     """
-
-    class_labels: Tensor | None
-
-    def __init__(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        *,
-        mining: Rule | None,
-        similarity: Measure,
-        reduction: Reduction,
-        backend: str,
-        across_ranks: bool,
-        proxies: Float[Tensor, "class dim"] | None = None,
-        learned: Mapping[str, Tensor] | None = None,
-        class_labels: Int[Tensor, " class"] | None = None,
-        sample: float = 1.0,
-        class_weights: ClassWeights | None = None,
-        tilt: float = 1.0,
-        shard: Shard | None = None,
-    ) -> None:
-        super().__init__()
-        self.shard = shard
-        if shard is not None:
-            self.register_state_dict_post_hook(save_whole)
-            self.register_load_state_dict_pre_hook(load_own)
-        self.proxies = None if proxies is None else nn.Parameter(proxies)
-        self.learned: nn.ParameterDict | dict[str, Tensor] = nn.ParameterDict(learned) if learned else {}
-        self.register_load_state_dict_pre_hook(load_scalars)
-        self.register_buffer("class_labels", class_labels)
-        self.class_weights = class_weights
-        self.sample, self.tilt = sample, tilt
-        self.name = name
-        self.settings = dict(settings)
-        self.mining = mining
-        self.similarity: Measure = similarity
-        self.reduction: Reduction = reduction
-        self.backend = backend
-        self.across_ranks = across_ranks
-        self.last: Statistics | None = None
-        self._entry = registry[name]
-        for key, start in self._entry.running.items():
-            self.register_buffer(f"running_{key}", torch.tensor(start))
-        self._warned, self._listed = False, 1
 
     def forward(
         self,
@@ -206,7 +147,8 @@ class Loss(nn.Module):
         everyone = meet_ranks(
             batch,
             check,
-            loss=f"{self.name}, {'sharded' if self.shard else 'whole'}",
+            loss=self.name,
+            sharded=self.shard is not None,
             training=self.training,
             memory=memory,
             learning=learning,
@@ -285,126 +227,6 @@ class Loss(nn.Module):
             if across is None or rank() == 0:
                 warn_without_positives(n)
         return result
-
-    def _parts(
-        self,
-        embeddings: Tensor,
-        others: Tensor | Ring | None,
-        batch: Batch,
-        met: Met | None,
-        learned: Mapping[str, Tensor],
-        recalled: Recalled | None,
-        rows: Tensor | None,
-        n: int,
-    ) -> tuple[Terms, ...]:
-        """Return what each anchor contributes, and note the statistics of the batch.
-
-        Args:
-            others: what to compare with, where it is not the anchors themselves.
-            rows: which of the batch's ``n`` rows the anchors are; None for all.
-        """
-        classes = None if met is None else met.place if rows is None else met.place[rows]
-        compared = compare(
-            embeddings,
-            others,
-            batch,
-            rows,
-            n,
-            recalled,
-            self._entry.view,
-            self.similarity,
-            self.backend,
-        )
-        size, pairs = self._chunk(compared.relation, len(embeddings), compared.width), None
-        self._listed = 1
-        if size is None:
-            pairs = compared.pairs()
-            self._listed = len(pairs.listed.anchor)
-            parts = self._terms(self._mined(pairs), classes, learned)
-        else:
-
-            def chunk(some: Tensor, inputs: Sequence[Tensor]) -> tuple[Terms, ...]:
-                pairs = compared.some(some, *inputs[:2])
-                own = dict(zip(learned, inputs[2:], strict=True))
-                return self._terms(self._mined(pairs), None if classes is None else classes[some], own)
-
-            inputs = [compared.anchors, compared.candidates, *learned.values()]
-            parts = by_chunks(chunk, inputs, len(embeddings), size)
-        if compared.ring is not None or recalled is not None:
-            # What comes by or is stored does not stay; the comparisons of the batch itself do.
-            pairs = among_own(compared, batch, rows)
-        self.last = Statistics.of(parts, pairs, self.mining is not None)
-        return parts
-
-    def _mined(self, pairs: Pairs) -> Pairs:
-        return pairs if self.mining is None else self.mining(pairs)
-
-    def _against_classes(
-        self,
-        anchors: Tensor,
-        proxies: Tensor,
-        met: Met,
-        rows: Tensor | None,
-        every: Tensor,
-        apart: Apart | None,
-    ) -> tuple[Terms, ...]:
-        """The same for a loss with proxies, the vectors of all classes.
-
-        Args:
-            every: all rows of the batch, for the statistics that run over batches.
-            apart: what to know of other ranks' classes, where ``proxies`` are of this rank's.
-        """
-        kind = self._entry.proxies
-        assert kind is not None
-        geometry = kind.geometry(self.similarity, self.settings)
-        vectors = met.vectors(proxies, geometry.centres)
-        place = met.place if rows is None else met.place[rows]
-        pairs = against_classes(anchors, vectors, place, geometry, self.backend, apart)
-        running = {key: getattr(self, f"running_{key}") for key in self._entry.running}
-        if self.training and self._entry.update is not None:
-            with torch.no_grad():
-                seen = pairs.detach()
-                if rows is not None:
-                    seen = against_classes(every, vectors.detach(), met.place, geometry, self.backend)
-                for key, value in self._entry.update(seen, running).items():
-                    running[key].copy_(value)
-        parts = self._terms(pairs, None, {}, tuple(value.clone() for value in running.values()))
-        self.last = Statistics.of(parts, pairs, mined=False)
-        return parts
-
-    def _chunk(self, relation: Relation, n: int, m: int) -> int | None:
-        """How many of n anchors to take at a time, where the positives of all are too many to list."""
-        if n * m <= MOST_POSITIVES or not self._entry.separable:
-            return None
-        if self.mining is not None and not self.mining.separable:
-            return None
-        positives = relation.kinship.count()
-        if positives <= MOST_POSITIVES:
-            return None
-        return max(1, n * MOST_POSITIVES // positives)
-
-    def _terms(
-        self,
-        pairs: Pairs,
-        classes: Tensor | None,
-        learned: Mapping[str, Tensor],
-        running: tuple[Tensor, ...] = (),
-    ) -> tuple[Terms, ...]:
-        own = {
-            name: as_number(value) if self.class_labels is None else value[classes]
-            for name, value in learned.items()
-        }
-        value = self._entry.function(pairs, *running, **{**self.settings, **own})
-        if isinstance(value, tuple):
-            return value
-        if isinstance(value, Terms):
-            return (value,)
-        valid = pairs.positive_count > 0
-        if self._entry.needs == "either":
-            valid = valid | (value != 0)
-        elif self._entry.needs == "nothing":
-            valid = torch.ones_like(valid)
-        return (Terms(total=value, count=valid.to(value), active=(value != 0).to(value)),)
 
     def _ahead(self, weights: Tensor | None) -> bool:
         """Whether the gradient can be computed ahead: of a scalar, with nothing else to learn."""

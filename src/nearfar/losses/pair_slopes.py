@@ -14,8 +14,8 @@ from nearfar.losses.module import Loss
 from nearfar.losses.past import Share
 from nearfar.losses.weights import with_class_weights
 from nearfar.memory import CrossBatchMemory
+from nearfar.memory.recalled import Recalled
 from nearfar.pairs import Pairs
-from nearfar.recalled import Recalled
 from nearfar.similarity.slopes import NotOfPairs, SlopesBlock, TooManyPairs
 
 MOST = 2**20

@@ -9,7 +9,7 @@ from torch import Tensor
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
 from nearfar.memory import CrossBatchMemory
-from nearfar.recalled import Recalled
+from nearfar.memory.recalled import Recalled
 
 Share = tuple[float, Recalled | None]
 """(weight of a comparison, what it is with beside or instead of the batch)"""

@@ -31,11 +31,10 @@ def between(
     products are rounded once, see ``EXACT``.
     """
     if is_product(measure):
-        s = rows @ columns.mT
-        if rows.dtype == torch.float32 and len(rows) * columns.numel() <= EXACT:
-            with torch.no_grad():
-                s.copy_(rows.double() @ columns.double().mT)
-        return s
+        few = len(rows) * columns.numel() <= EXACT and rows.device.type in ("cpu", "cuda")
+        if few and rows.dtype == torch.float32:
+            return (rows.double() @ columns.double().mT).float()
+        return rows @ columns.mT
     distance = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
     return -distance if measure == "euclidean" else -distance.square()
 

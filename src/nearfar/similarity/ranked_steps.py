@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from nearfar.similarity.curves import Curve, Hinge, Passed
 from nearfar.similarity.layout import Side
-from nearfar.similarity.steps import Curve, CurveStep, Hinge, Passed, edges_of
+from nearfar.similarity.steps import CurveStep, edges_of
 from nearfar.similarity.tile import Edge, Tile, Weights
 
 MANY = 64

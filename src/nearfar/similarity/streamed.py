@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.similarity.curves import curve_of
 from nearfar.similarity.extreme_steps import ExtremeStep, TopKStep
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.layout import Layout, Side
@@ -31,7 +32,7 @@ from nearfar.similarity.reductions import (
 )
 from nearfar.similarity.scan import AnyStep, Scan, find
 from nearfar.similarity.softmax_steps import SoftmaxStep
-from nearfar.similarity.steps import CurveStep, curve_of
+from nearfar.similarity.steps import CurveStep
 from nearfar.similarity.stored import Columns, Stored, columns
 from nearfar.similarity.threads import plainly
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from nearfar import memory_ranks
-from nearfar.distributed import rank, world_size
-from nearfar.errors import NearfarError
+from nearfar.distributed import rank
 from nearfar.inputs import Labels
-from nearfar.memory_refusals import (
+from nearfar.memory import ranks
+from nearfar.memory.recalled import Recalled
+from nearfar.memory.refusals import (
     Combine,
     Enqueue,
     check_batch,
@@ -21,19 +21,13 @@ from nearfar.memory_refusals import (
     check_settings,
     refuse_local,
 )
-from nearfar.memory_slots import inverse_lengths, new_slots, next_slots, next_slots_of_paper
-from nearfar.recalled import Recalled
+from nearfar.memory.slots import Slots
 from nearfar.similarity.labels import matches
 from nearfar.similarity.stable import full_precision, normalize
 from nearfar.similarity.stored import Stored
 
-KEPT = ("embeddings", "inverse", "labels", "ids", "made")
-DEALT = ("embeddings", "inverse", "made")
-"""Of what is kept, that of which each rank of a sharded memory has its part."""
-COUNTED = ("added", "step", "cursor")
 
-
-class CrossBatchMemory(nn.Module):
+class CrossBatchMemory(Slots):
     """The newest ``size`` embeddings of past steps: give it to a loss, ``loss(x, labels, memory=memory)``.
 
     The anchors are the batch; the candidates are the batch and the memory together, the memory without
@@ -81,12 +75,6 @@ class CrossBatchMemory(nn.Module):
         Wang et al., CVPR 2020. https://arxiv.org/abs/1912.06798
     """
 
-    embeddings: Tensor | None
-    inverse: Tensor | None
-    labels: Tensor | None
-    ids: Tensor | None
-    made: Tensor | None
-
     def __init__(
         self,
         size: int,
@@ -110,18 +98,7 @@ class CrossBatchMemory(nn.Module):
         self.weight, self.enqueue, self.xbm_compat = weight, enqueue, xbm_compat
         self.sharded = sharded
         self.drift: Tensor | None = None
-        self.embeddings = self.inverse = self.labels = self.ids = self.made = None
-        self.added = self.step = self.cursor = 0
         self._turn: _Turn | None = None
-        self._place = (0, 1)
-
-    def __len__(self) -> int:
-        """Return how many embeddings there are to compare with."""
-        if self.labels is None:
-            return 0
-        if self.xbm_compat:
-            return self.size if bool(self.labels[-1].any()) else self.cursor
-        return min(self.added, self.size)
 
     def __bool__(self) -> bool:
         """Be true even when empty, as other modules are."""
@@ -156,11 +133,6 @@ class CrossBatchMemory(nn.Module):
             self._turn = None
         if turn.batch is not None:
             self.take_in(*turn.batch)
-
-    @property
-    def dealt_out(self) -> bool:
-        """Whether there are several ranks and each has a part."""
-        return self.sharded and world_size() > 1
 
     @property
     def bytes_to_gather(self) -> int:
@@ -210,7 +182,7 @@ class CrossBatchMemory(nn.Module):
         if self.embeddings is None or self.inverse is None or self.labels is None or not count:
             return None
         self._settle(embeddings)
-        counts = memory_ranks.dealt(count) if self.dealt_out else None
+        counts = ranks.dealt(count) if self.dealt_out else None
         here = count if counts is None else counts[rank()]
         return Recalled(
             stored=Stored(
@@ -233,39 +205,6 @@ class CrossBatchMemory(nn.Module):
         elif self.enqueue == "after":
             self._step(embeddings, labels, ids, counts)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return everything a resumed run needs; ``state_dict`` calls this, with ``sharded`` on all ranks."""
-        state = {name: getattr(self, name) for name in (*KEPT, *COUNTED)}
-        if self.labels is not None and self.sharded:
-            check_ranks(self._place)
-            if self.dealt_out:
-                to = self.labels.device
-                state |= {name: memory_ranks.put_together(state[name].to(to), self.size) for name in DEALT}
-        return state
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``get_extra_state`` returned; ``load_state_dict`` calls this.
-
-        Raises:
-            NearfarError: if the state is that of a memory of another size.
-        """
-        stored = state["embeddings"]
-        if stored is not None and len(stored) != self.size:
-            raise NearfarError(
-                f"this memory has size {self.size} but the saved one has {len(stored)}; create it with "
-                "the same size, or begin with an empty one."
-            )
-        self._place = (rank(), world_size())
-        for name in KEPT:
-            value = state[name]
-            if value is not None:
-                value = memory_ranks.own_part(value) if self.dealt_out and name in DEALT else value.clone()
-            setattr(self, name, value)
-        for name in COUNTED:
-            setattr(self, name, int(state[name]))
-        if stored is not None:
-            self._settle(stored)
-
     def extra_repr(self) -> str:
         """Show the settings and how full it is."""
         shown = {"size": self.size, "start_after": self.start_after, "combine": self.combine}
@@ -280,69 +219,6 @@ class CrossBatchMemory(nn.Module):
         self.step += 1
         return self._store(embeddings, labels, ids, counts) if self.step > self.start_after else None
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _store(
-        self, embeddings: Tensor, labels: Tensor, ids: Tensor | None, counts: Sequence[int] | None
-    ) -> Int[Tensor, " n"]:
-        """Write rows into the ring; return the slot of each, -1 for those that are not held."""
-        x = embeddings.detach()
-        if self.embeddings is None:
-            self._create(x, labels, ids)
-        self._settle(x)
-        assert self.embeddings is not None
-        assert self.inverse is not None
-        assert self.labels is not None
-        assert self.made is not None
-        x = x.to(self.embeddings) if counts is None else x.to(self.embeddings.dtype)
-        slots = torch.full((len(labels),), -1, device=labels.device)
-        if counts is None:
-            good = torch.nonzero(x.isfinite().all(1)).squeeze(1).to(labels.device)
-        else:
-            good = memory_ranks.finite_rows(x, counts)
-        places = self._places(len(good))
-        good = good[len(good) - len(places) :]
-        slots[good] = places.to(slots.device)
-        if self.dealt_out:
-            rows, there = memory_ranks.rows_to_store(x, slots, counts)
-        else:
-            rows, there = x[good.to(x.device)], places
-        rows, there = rows.to(self.embeddings.device), there.to(self.embeddings.device)
-        self.embeddings[there] = rows
-        self.inverse[there] = inverse_lengths(rows)
-        self.labels[places] = labels[good].to(self.labels.dtype)
-        self.made[there.to(self.made.device)] = self.step
-        if self.ids is not None and ids is not None:
-            self.ids[places] = ids[good].to(self.ids.dtype)
-        return slots
-
-    def _places(self, count: int) -> Int[Tensor, " new"]:
-        """Return the slots that new rows go to, and move on."""
-        assert self.labels is not None
-        if self.xbm_compat:
-            given = (count, self.size, self.cursor, self.labels.device)
-            places, self.cursor = next_slots_of_paper(*given)
-        else:
-            places = next_slots(count, self.size, self.added, self.labels.device)
-        self.added += count
-        return places
-
-    def _create(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> None:
-        """Make room, now that dimensions and types are known."""
-        self._place = (rank(), world_size())
-        held = memory_ranks.dealt(self.size)[rank()] if self.dealt_out else self.size
-        kinds = {"ids": ids is not None, "device": self.device, "dtype": self.dtype}
-        for name, value in new_slots(x, labels, size=self.size, held=held, **kinds).items():
-            setattr(self, name, value)
-
-    def _settle(self, x: Tensor) -> None:
-        """Be where the batch is, embeddings on ``device`` where one was asked for."""
-        for name in KEPT:
-            value = getattr(self, name)
-            if value is not None:
-                pinned = self.device is not None and name in ("embeddings", "inverse")
-                setattr(self, name, value.to(self.device if pinned else x.device))
-
     @torch.no_grad()
     def _measure_drift(self, embeddings: Tensor, ids: Tensor | None, counts: Sequence[int] | None) -> None:
         """Compare rows with what is stored under the same id."""
@@ -352,7 +228,7 @@ class CrossBatchMemory(nn.Module):
             return
         row, slot = matches(ids.to(self.ids.dtype), self.ids[: len(self)])
         if counts is not None:
-            self.drift = memory_ranks.drift(x, counts, (row, slot), self.embeddings)
+            self.drift = ranks.drift(x, counts, (row, slot), self.embeddings)
             return
         older = self.embeddings[slot.to(self.embeddings.device)].to(x)
         self.drift = (normalize(x[row]) * normalize(older)).sum(1).mean()

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nearfar.inputs import Labels, relate
-from nearfar.memory_ranks import by_rank, gathered
+from nearfar.memory.ranks import by_rank, gathered
 from nearfar.similarity import Relation
 from nearfar.similarity.stored import Stored
 
