@@ -6,6 +6,7 @@ Every run is a folder in runs/methods. On one pack all have the same network at 
 nothing; on furniture-hard pretrained, since so few steps from nothing teach nothing there), the same batches
 and the same number of steps; settings are the papers' and none is tuned. Only when the memory begins was
 chosen, on validation classes with one loss: earlier, while the network still changes fast, it does harm.
+Fine-tuned at these rates two losses collapse to a point; they are trained at lower ones as well.
 Finished runs are kept and an interrupted one resumes, so several of these may fill it side by side
 (--part 1/2, --part 2/2). The page is what ``nearfar compare`` makes of the runs of each pack.
 """
@@ -31,11 +32,13 @@ class Budget:
         recipe: that it begins with.
         settings: that differ from it.
         memory: of the trainings that have one.
+        slower: further trainings, of losses that the recipe's rates of learning are too high for.
     """
 
     recipe: str
     settings: tuple[str, ...]
     memory: tuple[str, ...]
+    slower: tuple[str, ...] = ()
 
 
 BUDGETS = {
@@ -48,6 +51,7 @@ BUDGETS = {
         "furniture-hard-finetune",
         ("model.size=48", "train.steps=140"),
         ("memory.size=1024", "memory.start_after=105"),
+        ("triplet", "proxy_anchor"),
     ),
 }
 PAIRS = {
@@ -61,6 +65,8 @@ PAIRS = {
     "recall_at_k": (),
 }
 WITH_WEIGHTS = {"proxy_anchor": (), "arcface": ()}
+SLOWER = ("optimizer.lr=1e-4", "optimizer.head_lr=1e-4")
+"""The rates of the proxy_anchor paper; its 1e-2 for the proxies is what all have."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +75,20 @@ class Cell:
 
     pack: str
     loss: str
-    memory: bool
     seed: int
+    memory: bool = False
+    slower: bool = False
 
     def folder(self, runs: Path) -> Path:
-        return runs / f"{self.pack}-{self.loss}{'-memory' if self.memory else ''}-{self.seed}"
+        kind = "-memory" if self.memory else "-slower" if self.slower else ""
+        return runs / f"{self.pack}-{self.loss}{kind}-{self.seed}"
 
     def config(self) -> Config:
         budget = BUDGETS[self.pack]
         settings = [f"loss.name={self.loss}", "loss.temperature=", *{**PAIRS, **WITH_WEIGHTS}[self.loss]]
         settings += [*budget.settings, "train.validate_on=none", f"train.seed={self.seed}"]
         settings += budget.memory if self.memory else ()
+        settings += SLOWER if self.slower else ()
         return Config.load(HERE.parent / "recipes" / f"{budget.recipe}.toml", settings)
 
 
@@ -88,8 +97,11 @@ def cells(packs: list[str], seeds: list[int]) -> Iterator[Cell]:
     for seed in seeds:
         for pack in packs:
             for loss in (*PAIRS, *WITH_WEIGHTS):
-                for memory in (False, True) if loss in PAIRS else (False,):
-                    yield Cell(pack, loss, memory, seed)
+                yield Cell(pack, loss, seed)
+                if loss in PAIRS:
+                    yield Cell(pack, loss, seed, memory=True)
+                if loss in BUDGETS[pack].slower:
+                    yield Cell(pack, loss, seed, slower=True)
 
 
 def main() -> None:

@@ -188,7 +188,7 @@ def test_beta_of_all_is_one_number():
     x, labels = batch(4, 3, 6, spread=0.8)
     loss = nearfar.losses.create("margin")
     loss(x, labels).backward()
-    assert loss.learned["beta"].shape == ()
+    assert loss.learned["beta"].shape == (1,)
     assert loss.learned["beta"].grad != 0
     assert not nearfar.losses.create("margin", learn=False).learned
 

@@ -18,9 +18,16 @@ def main() -> None:
     except MissingExtra as missing:
         print(f"nearfar: {missing}", file=sys.stderr)
         sys.exit(1)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several:
         # When a process is lost, torch's own lines about its sockets would bury the one that says so.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from nearfar.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if several:
+        # A thread of torch that asks for Python's lock while Python shuts down aborts what was done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

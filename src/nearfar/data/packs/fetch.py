@@ -122,7 +122,7 @@ def _take_out(unpack: str, archive: Path, members: tuple[str, ...], folder: Path
             with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
                 for member in tar:
                     if member.isfile() and member.name.removeprefix("./").startswith(members):
-                        tar.extract(member, folder, filter="data")
+                        _write(tar, member, PurePosixPath(member.name), folder)
         except tarfile.ReadError as error:
             raise DataError(f"the Debian package {archive.name} is damaged: {error}; try again.") from error
 
@@ -163,8 +163,20 @@ def unpack_npm(archive: Path, folder: Path) -> None:
         for member in tar:
             path = PurePosixPath(member.name)
             if member.isfile() and len(path.parts) > 1:
-                shorter = member.replace(name=str(PurePosixPath(*path.parts[1:])))
-                tar.extract(shorter, folder, filter="data")
+                _write(tar, member, PurePosixPath(*path.parts[1:]), folder)
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosixPath, folder: Path) -> None:
+    """Write one file of an archive. (``extract(filter="data")`` came with Python 3.11.4.)"""
+    place, content = folder / path, tar.extractfile(member)
+    if content is None or not place.resolve().is_relative_to(folder.resolve()):
+        raise DataError(
+            f"an archive holds {member.name!r}, which would be written outside of its folder; it is damaged "
+            "or not to be trusted, and nothing more of it was unpacked."
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with content, place.open("wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
