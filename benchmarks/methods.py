@@ -6,7 +6,7 @@ Every run is a folder in runs/methods. On one pack all have the same network at 
 nothing; on furniture-hard pretrained, since so few steps from nothing teach nothing there), the same batches
 and the same number of steps; settings are the papers' and none is tuned. Only when the memory begins was
 chosen, on validation classes with one loss: earlier, while the network still changes fast, it does harm.
-Fine-tuned at these rates two losses collapse to a point; they are trained at lower ones as well.
+Fine-tuned at these rates three losses collapse to a point; they are trained at lower ones as well.
 Finished runs are kept and an interrupted one resumes, so several of these may fill it side by side
 (--part 1/2, --part 2/2). The page is what ``nearfar compare`` makes of the runs of each pack.
 """
@@ -51,7 +51,7 @@ BUDGETS = {
         "furniture-hard-finetune",
         ("model.size=48", "train.steps=140"),
         ("memory.size=1024", "memory.start_after=105"),
-        ("triplet", "proxy_anchor"),
+        ("triplet", "proxy_anchor", "arcface"),
     ),
 }
 PAIRS = {

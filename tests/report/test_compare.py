@@ -89,6 +89,18 @@ def test_a_setting_is_named_by_what_sets_it_apart(make):
     assert [one.name for one in group(read_runs(alone, quiet))] == ["supcon", "contrastive"]
 
 
+def test_what_most_runs_have_goes_without_saying(make):
+    folders = [
+        make("a", 0.5, "loss.name=supcon", "optimizer.lr=5e-4"),
+        make("b", 0.4, "loss.name=contrastive", "optimizer.lr=5e-4"),
+        make("c", 0.3, "loss.name=contrastive", "optimizer.lr=1e-4"),  # the default
+    ]
+    names = [one.name for one in group(read_runs(folders, quiet))]
+    assert names == ["supcon", "contrastive", "contrastive, optimizer.lr = 0.0001"]
+    names = [one.name for one in group(read_runs(folders[1:], quiet))]
+    assert names == ["optimizer.lr = 0.0005", "contrastive"]  # as many: the default does
+
+
 def test_one_seed_keeps_the_interval_over_classes_and_shares_stay_shares(make):
     alone = group(read_runs([make("a", 0.5)], quiet))[0]
     assert alone.figure("recall_at_1") == pytest.approx((0.5, 0.4, 0.6))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,7 +212,7 @@ def _student(freedom: int) -> float:
 
 
 def _name(run: Run, among: Sequence[Run]) -> str:
-    """Name a run by what sets it apart: "supcon, memory.size = 8192". Defaults go without saying.
+    """Name a run by what sets it apart: "supcon, memory.size = 8192". What most have goes without saying.
 
     The settings of a loss are compared with those of other runs of that loss.
     """
@@ -222,11 +223,19 @@ def _name(run: Run, among: Sequence[Run]) -> str:
         of_loss = key.startswith("loss.")
         peers = [other for other in among if other.settings["loss.name"] == loss] if of_loss else among
         value = run.settings.get(key)
-        if key == "loss.name" or value is None or value == defaults.get(key):
+        if key == "loss.name" or value is None:
             continue
-        if any(_text(other.settings.get(key)) != _text(value) for other in peers):
+        if _text(value) != _usual([other.settings.get(key) for other in peers], defaults.get(key)):
             parts.append(f"{key.removeprefix('loss.')} = {_text(value)}")
     return ", ".join(parts) or _text(loss)
+
+
+def _usual(values: Sequence[Any], default: Any) -> str:
+    """What more runs have than anything else; the default where no value is, or where a run has none."""
+    (most, count), *others = Counter(map(_text, values)).most_common()
+    if None in values or any(other == count for _, other in others):
+        return _text(default)
+    return most
 
 
 def _text(value: Any) -> str:

@@ -46,6 +46,7 @@ def notes(groups: Sequence[Group]) -> str:
     several = any(len(group.runs) > 1 for group in groups)
     single = any(len(group.runs) == 1 for group in groups)
     words = ["Test classes that training did not see; each test image searches all others."]
+    words.append("A setting is named by what most runs have not.")
     if several:
         words.append("Means over seeds with their 95 % Student intervals.")
     if single:
