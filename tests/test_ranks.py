@@ -96,6 +96,17 @@ def test_every_loss_with_every_rule_in_float32(world_size, exchange, tmp_path):
     check(some, loss_ranks.run(some, world_size, tmp_path, {}))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_every_loss_with_every_rule_in_a_sharded_module(world_size, tmp_path):
+    """Network and loss in one ``fully_shard`` (FSDP2)."""
+    some = [Case(cut=[], create=create, engine="fsdp") for create in creations()]
+    for place, case in enumerate(some):
+        case.cut = CUTS[world_size][place % 4]
+        case.settings = {"exchange": ("gather", "ring")[place % 2]}
+    check(some, loss_ranks.run(some, world_size, tmp_path, {}))
+
+
 SENTENCES = {
     "dimensions": "NearfarError: rank 0 calls a loss with embeddings of 4 dimensions but rank {last} with embeddings of 5",
     "types": "NearfarError: rank 0 calls a loss with embeddings of torch.float32 but rank {last} with embeddings of torch.float64",
