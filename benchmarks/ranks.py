@@ -111,8 +111,8 @@ def counted() -> Iterator[list[float]]:
     # What is sent, its place among the arguments, and how often.
     costs = {
         "all_gather": (1, size - 1),
-        "all_gather_into_tensor": (1, size - 1),
-        "reduce_scatter_tensor": (1, (size - 1) / size),
+        "all_gather_single": (1, size - 1),
+        "reduce_scatter_single": (1, (size - 1) / size),
         "all_reduce": (0, 2 * (size - 1) / size),
         "broadcast": (0, 1 / size),
     }

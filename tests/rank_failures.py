@@ -20,8 +20,8 @@ FAILURES: dict[str, Callable[[int], Any]] = {}
 
 COLLECTIVES = (
     "batch_isend_irecv",
-    "all_gather_into_tensor",
-    "reduce_scatter_tensor",
+    "all_gather_single",
+    "reduce_scatter_single",
     "all_reduce",
     "broadcast",
 )
@@ -44,7 +44,7 @@ def counted() -> Iterator[dict[str, list[int]]]:
             if isinstance(sent, list):  # operations from one rank to another
                 size = sum(job.tensor.numel() for job in sent if job.op is torch.distributed.isend)
             else:
-                size = arguments[1].numel() if name.endswith("_tensor") else sent.numel()
+                size = arguments[1].numel() if name.endswith("_single") else sent.numel()
             found.setdefault(name, []).append(size)
             return real[name](*arguments, **named)
 

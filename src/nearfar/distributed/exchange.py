@@ -15,7 +15,7 @@ def numbers_of_all(own: Sequence[int], device: torch.device) -> list[list[int]]:
     """Return the whole numbers of each rank; all have as many."""
     sent = torch.tensor(own, dtype=torch.int64, device=device)
     every = sent.new_empty(world_size() * len(own))
-    dist.all_gather_into_tensor(every, sent, group=group())
+    dist.all_gather_single(every, sent, group=group())
     return every.view(world_size(), -1).tolist()
 
 
@@ -28,7 +28,7 @@ def rows_of_all(rows: Shaped[Tensor, "row *rest"], counts: Sequence[int]) -> Sha
         sent = torch.cat([sent, sent.new_zeros(most - len(sent), *rest)])
     sent = sent.contiguous()
     every = sent.new_empty(len(counts) * most, *rest)
-    dist.all_gather_into_tensor(
+    dist.all_gather_single(
         every.view(-1).view(torch.uint8), sent.view(-1).view(torch.uint8), group=group()
     )
     if min(counts) == most:
@@ -47,7 +47,7 @@ def sent_home(gradient: Float[Tensor, "all dim"], counts: Sequence[int]) -> Floa
             part[: len(own)] = own
         padded = padded.flatten(0, 1)
     own = padded.new_empty(most, padded.shape[1])
-    dist.reduce_scatter_tensor(own, padded.contiguous(), group=group())
+    dist.reduce_scatter_single(own, padded.contiguous(), group=group())
     return own[: counts[rank()]]
 
 
