@@ -2,27 +2,14 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-EXTRAS = {
-    "train": [
-        "torchvision",
-        "timm",
-        "pillow",
-        "pydantic",
-        "typer",
-        "rich",
-        "matplotlib",
-        "jinja2",
-        "scikit-learn",
-        "pyarrow",
-    ],
-    "packs": ["resvg-py", "fonttools"],
-}
+EXTRAS = ("train", "packs")
 
 
 @dataclass(frozen=True)
@@ -53,10 +40,17 @@ def _python() -> Finding:
     return Finding("Python", found, good, "" if good else "nearfar needs Python 3.11 or newer.")
 
 
+def packages_of(extra: str) -> list[str]:
+    """Return the packages that an extra of nearfar asks for, as its metadata names them."""
+    marked = [line.partition(";") for line in requires("nearfar") or []]
+    asked = [package for package, _, marker in marked if re.search(f"extra == ['\"]{extra}['\"]", marker)]
+    return [re.match(r"[\w.-]+", package.strip())[0] for package in asked]  # pyrefly: ignore
+
+
 def _packages() -> list[Finding]:
     findings = []
-    for extra, packages in EXTRAS.items():
-        missing = [name for name in packages if _version(name) is None]
+    for extra in EXTRAS:
+        missing = [name for name in packages_of(extra) if _version(name) is None]
         findings.append(
             Finding(
                 f"nearfar[{extra}]",
@@ -103,6 +97,8 @@ def _torch() -> list[Finding]:
         for device in range(torch.cuda.device_count()):
             seen = torch.cuda.get_device_properties(device)
             findings.append(Finding(f"GPU {device}", f"{seen.name}, {seen.total_memory / 2**30:.0f} GB"))
+    elif torch.backends.mps.is_available():
+        findings.append(Finding("GPU", "Apple's, by mps"))
     else:
         findings.append(Finding("GPU", "none: training runs on the CPU, which suits small images"))
     return findings

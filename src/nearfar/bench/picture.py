@@ -37,7 +37,7 @@ class Line:
 
 def draw(report: Report) -> bytes:
     """Return the picture as PNG."""
-    require("matplotlib", "train")
+    require("matplotlib", "bench")
     os.environ.setdefault("MPLBACKEND", "Agg")
     import matplotlib.pyplot as plt
 

@@ -19,7 +19,8 @@ Value = TypeVar("Value")
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _set_aside = threading.local()
-os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
+if hasattr(os, "register_at_fork"):  # where a process can fork, and threads do not survive it
+    os.register_at_fork(after_in_child=_pools.clear)
 
 
 def in_threads(work: Callable[[Item], Value], items: Iterable[Item], workers: int | None) -> list[Value]:
@@ -147,7 +148,7 @@ def _cores(workers: int) -> list[int | None]:
     Threads that hand Python's lock to each other look to Linux like one waiting for the other, and it likes
     to put such threads on one core.
     """
-    if not hasattr(os, "sched_getaffinity"):
+    if not hasattr(os, "sched_setaffinity"):  # only Linux lets a thread choose
         return [None] * workers
     cores = sorted(os.sched_getaffinity(0))
     return list(cores) if len(cores) == workers else [None] * workers
