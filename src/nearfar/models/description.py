@@ -85,9 +85,10 @@ def read_description(
     dtypes = document.get("dtypes", {})
     if not isinstance(dtypes, dict):
         raise refuse("dtypes", dtypes, "a table")
-    for key, value in [("dtype", document.get("dtype", "float32")), *dtypes.items()]:
+    declared = {"dtype": document.get("dtype", "float32"), **{f"dtypes.{k}": v for k, v in dtypes.items()}}
+    for key, value in declared.items():
         if not isinstance(value, str) or value not in DTYPES:
-            raise refuse(key[:SHOWN], value, "a type of floating-point numbers, such as 'float32'")
+            raise refuse(brief(key, quoted=False), value, "a type of numbers, such as 'float32'")
     try:
         preprocess = Preprocess.from_dict(document["preprocess"])
     except (ConfigError, TypeError) as error:
@@ -229,6 +230,7 @@ def _kind(kind: type) -> Callable[[Any], bool]:
 
 Check = tuple[str, Callable[[Any], bool]]
 _text: Check = ("text", _kind(str))
+_word: Check = ("a word", lambda value: isinstance(value, str) and len(value) < SHOWN)
 _switch: Check = ("true or false", _kind(bool))
 _size: Check = ("a whole number above 0", _positive)
 _channels: Check = ("a list of 3 numbers", _three_numbers)
@@ -254,8 +256,8 @@ SECTIONS: dict[str, dict[str, Check]] = {
         "resize": _size,
         "mean": _channels,
         "std": _channels,
-        "interpolation": _text,
-        "fit": _text,
+        "interpolation": _word,
+        "fit": _word,
     },
 }
 DTYPES: dict[str, torch.dtype] = {

@@ -113,7 +113,7 @@ def adopt_types(module: nn.Module, weights: Mapping[str, Tensor], description: D
                     continue
                 saved = weights[name].dtype if name in weights else usual or tensor.dtype
                 wanted = description.dtypes.get(name, saved)
-                if wanted != tensor.dtype:
+                if wanted != tensor.dtype and wanted.is_floating_point:  # `fit_weights` refuses the rest
                     tensor.data = tensor.data.to(wanted)
 
 
