@@ -1,5 +1,6 @@
 """What a model says of itself: the content of ``model.toml``, checked before anything is built from it."""
 
+import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from nearfar.data.preprocess import Preprocess
 from nearfar.errors import CheckpointError, ConfigError, suggest
+
+log = logging.getLogger("nearfar")
 
 SHOWN = 80
 """How much of a strange value a sentence repeats."""
@@ -116,8 +119,7 @@ def writable(value: Any, path: str) -> Any:
     """
     match value:
         case str():
-            # A file name that is no UTF-8 comes with lone surrogates, which no text file can hold.
-            return value.encode("utf-8", "replace").decode() if _has_surrogates(value) else value[:]
+            return _text_of(value, path)
         case bool() | np.bool_():
             return bool(value)
         case float() | np.floating():
@@ -183,7 +185,7 @@ def brief(value: Any, *, quoted: bool = True) -> str:
 def _key(key: Any, path: str) -> str:
     """Return the key of a table: text, or a whole number as text, as in ``{1: 0.5}``."""
     if isinstance(key, str):
-        return writable(key, path)
+        return _text_of(key, path)
     try:
         return str(operator.index(key))
     except TypeError as error:
@@ -192,8 +194,12 @@ def _key(key: Any, path: str) -> str:
         ) from error
 
 
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
+def _text_of(value: str, path: str) -> str:
+    # A file name that is no UTF-8 comes with lone surrogates, which no text file can hold.
+    text = value.encode("utf-8", "replace").decode()
+    if text != value:
+        log.warning("'%s' holds a name that is no UTF-8; it is written as %s.", path, brief(text))
+    return text
 
 
 def _whole(value: Any) -> bool:

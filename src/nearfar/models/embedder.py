@@ -229,7 +229,8 @@ class Embedder(nn.Module):
                 pruning, parametrizations or adapters, or a value has no form in TOML. What was there stays.
             OSError: if the disk refuses; what was there stays.
         """
-        details = describe_details(classes=classes, metrics=metrics or {}, command=command or "")
+        listed = list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else classes
+        details = describe_details(classes=listed, metrics=metrics or {}, command=command or "")
         check_savable(self, self._made, own_parts=type(self) is not Embedder)
         self._new_head.tell_if_frozen(self.head)
         dtype, dtypes = types_of(self)

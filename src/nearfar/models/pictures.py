@@ -1,6 +1,7 @@
 """What ``encode`` is given: pictures of any kind, one or many."""
 
 import io
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,8 @@ PICTURE = (
     "tensor [3, h, w], the bytes of a picture, a file opened in binary mode, or a dict with 'bytes' or 'path'"
 )
 CHANNELS = (1, 3, 4)
+
+log = logging.getLogger("nearfar")
 
 
 def several(given: Any) -> Tensor | Iterable[Any]:
@@ -77,6 +80,8 @@ def batches(
 ) -> Iterator[Float[Tensor, "b 3 h w"]]:
     """Yield batches in [0, 1], read by threads one batch ahead."""
     if isinstance(images, Tensor):
+        if images.is_floating_point() and len(images):
+            _tell_of_range(images[:batch_size])
         for batch in images.split(batch_size) if len(images) else ():
             yield preprocess.center(batch) if batch.dtype == torch.uint8 else batch
         return
@@ -112,6 +117,18 @@ def read(image: Any, preprocess: Preprocess, name: str = "the image") -> Shaped[
         check_tensor(image[None])
         return image.cpu()
     return preprocess.from_image(open_picture(image, name))
+
+
+def _tell_of_range(images: Tensor) -> None:
+    """Say when floats cannot be pictures in [0, 1]; a resize may overshoot a little."""
+    low, high = images.amin().item(), images.amax().item()
+    if low < -0.5 or high > 1.5:
+        log.warning(
+            "the tensors given hold values from %.3g to %.3g; expected values in [0, 1], which the model "
+            "itself normalises.",
+            low,
+            high,
+        )
 
 
 def _together(images: list[Tensor], preprocess: Preprocess) -> Float[Tensor, "b 3 h w"]:
