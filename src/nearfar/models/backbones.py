@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
+from math import floor
 from typing import Any
 
 import torch
@@ -116,7 +117,7 @@ def expected_by(settings: dict[str, Any], size: int | None) -> Preprocess:
     squash = settings.get("crop_mode") == "squash"
     return Preprocess(
         size=size,
-        resize=max(size, round(size / settings["crop_pct"])),
+        resize=max(size, floor(size / settings["crop_pct"])),
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
         interpolation="bicubic" if settings["interpolation"] == "bicubic" else "bilinear",
@@ -126,7 +127,7 @@ def expected_by(settings: dict[str, Any], size: int | None) -> Preprocess:
 
 def imagenet(size: int) -> Preprocess:
     """Return the preprocessing that most networks trained on ImageNet expect."""
-    return Preprocess(size, round(size / 0.875), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    return Preprocess(size, floor(size / 0.875), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def probe(name: str, module: nn.Module, preprocess: Preprocess) -> Backbone:

@@ -112,7 +112,7 @@ def read(image: Any, preprocess: Preprocess, name: str = "the image") -> Shaped[
         DataError: if this is no picture, or it cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
-        return preprocess.load(Path(image))
+        return preprocess.load(image if isinstance(image, str) else Path(image))
     if isinstance(image, Tensor):
         check_tensor(image[None])
         return image.cpu()
