@@ -1,6 +1,7 @@
 """Backbones of timm, our own and any module, all with small random weights."""
 
 import logging
+import re
 import subprocess
 import sys
 
@@ -58,6 +59,31 @@ def test_the_class_token_is_what_timm_pools() -> None:
     with torch.no_grad():
         tokens = embedder.backbone.forward_features((images - embedder.mean) / embedder.std)
         torch.testing.assert_close(embedder.features(images), embedder.backbone.forward_head(tokens))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("efficientvit_b0", 64),
+        ("inception_next_atto", 64),
+        ("crossvit_9_240", None),
+        ("coat_tiny", None),
+        ("efficientvim_m1", 64),
+    ],
+)
+def test_what_cannot_do_without_its_pooling_keeps_it(name: str, size: int | None) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    embedder = create(name, size=size)
+    theirs = timm.create_model(name, num_classes=0).eval()
+    theirs.load_state_dict(embedder.backbone.state_dict())
+    images = torch.rand(1, 3, embedder.preprocess.size, embedder.preprocess.size)
+    with torch.no_grad():
+        expected = theirs((images - embedder.mean) / embedder.std)
+        torch.testing.assert_close(embedder.features(images), expected)
+    with pytest.raises(ConfigError, match=f"backbone '{name}' pools by itself; set pooling to 'avg'"):
+        create(name, size=size, pooling="gem")
 
 
 def test_preprocessing_comes_from_timm() -> None:
@@ -183,6 +209,24 @@ def test_names() -> None:
     assert names()[0] == "nearfar/small"
     assert len(names()) > 500
     assert names("no such backbone") == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("*siglip2*", r"'\*siglip\*' is in the names of \d+ backbones: \w+siglip"),
+        ("siglip", r"'\*siglip\*' is in the names of \d+ backbones"),
+        ("ResNet5000", r"'\*resnet50\*' is in the names of \d+ backbones: \w+"),
+        ("*augreg_in21k*", r"'\*augreg_in21k\*' is in the names of \d+ weights: \w+\.augreg_in21k"),
+        ("*zzqqxx*", r"`nearfar models` lists all [\d,]+"),
+        ("*" * 10_000, "`nearfar models` lists all"),
+        ("x" * 10_000, "`nearfar models` lists all"),
+    ],
+)
+def test_what_there_is_instead(pattern: str, sentence: str) -> None:
+    found = backbones.nearest(pattern)
+    assert re.match(sentence, found)
+    assert len(found) < 400
 
 
 class TestSmall:
