@@ -31,7 +31,8 @@ class Embedder(nn.Module):
             w]`` or ``[n, features]``.
         dim: length of the embeddings; with ``head="none"`` it is that of the features.
         pooling: of maps; a backbone that gives tokens pools them itself.
-        head: "linear" projects the pooled features to ``dim``.
+        head: "linear" projects the pooled features to ``dim``. It is new and random, and PEFT freezes what is
+            new: give its ``LoraConfig`` ``modules_to_save=["head"]``.
         layer_norm: normalise the features before the head.
         pretrained: start from pretrained weights; our own backbones have none and start from nothing.
         freeze_batch_norm: keep the running statistics of batch norm as they are; its weights still train.
