@@ -1,6 +1,7 @@
 """Backbones of timm, our own and any module, all with small random weights."""
 
 import logging
+import re
 import subprocess
 import sys
 
@@ -60,6 +61,31 @@ def test_the_class_token_is_what_timm_pools() -> None:
         torch.testing.assert_close(embedder.features(images), embedder.backbone.forward_head(tokens))
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("efficientvit_b0", 64),
+        ("inception_next_atto", 64),
+        ("crossvit_9_240", None),
+        ("coat_tiny", None),
+        ("efficientvim_m1", 64),
+    ],
+)
+def test_what_cannot_do_without_its_pooling_keeps_it(name: str, size: int | None) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    embedder = create(name, size=size)
+    theirs = timm.create_model(name, num_classes=0).eval()
+    theirs.load_state_dict(embedder.backbone.state_dict())
+    images = torch.rand(1, 3, embedder.preprocess.size, embedder.preprocess.size)
+    with torch.no_grad():
+        expected = theirs((images - embedder.mean) / embedder.std)
+        torch.testing.assert_close(embedder.features(images), expected)
+    with pytest.raises(ConfigError, match=f"backbone '{name}' pools by itself; set pooling to 'avg'"):
+        create(name, size=size, pooling="gem")
+
+
 def test_preprocessing_comes_from_timm() -> None:
     import timm
 
@@ -67,7 +93,54 @@ def test_preprocessing_comes_from_timm() -> None:
     found = expected_by(settings.to_dict(), None)
     assert found == Preprocess(224, 256, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     smaller = expected_by(settings.to_dict(), 96)
-    assert (smaller.size, smaller.resize) == (96, 110)
+    assert (smaller.size, smaller.resize) == (96, 109)
+
+
+def test_preprocessing_is_timms_for_every_pretrained_tag() -> None:
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    checked, beyond = 0, set()
+    for tag in timm.list_pretrained():
+        settings = timm.get_pretrained_cfg(tag).to_dict()
+        theirs = resolve_data_config({}, pretrained_cfg=settings)
+        height, width = theirs["input_size"][1:]
+        if height != width or theirs["crop_pct"] > 1 or theirs["crop_mode"] == "border":
+            beyond.add(tag.split("_")[0])
+            continue
+        resize, crop, *_, normalise = create_transform(**theirs).transforms
+        sides = resize.size if isinstance(resize.size, (tuple, list)) else [resize.size]
+        found = expected_by(settings, None)
+        assert {found.resize} == set(sides), tag
+        assert {found.size} == set(crop.size), tag
+        assert (found.fit == "squash") == (len(sides) == 2), tag
+        assert found.interpolation == resize.interpolation.value, tag
+        assert (found.mean, found.std) == (tuple(theirs["mean"]), tuple(theirs["std"])), tag
+        torch.testing.assert_close(torch.tensor(found.mean), normalise.mean)
+        checked += 1
+    assert checked > 1700
+    # What is left: pictures padded or not square, which `Preprocess` does not do.
+    assert len(beyond) < 6, beyond
+
+
+@pytest.mark.parametrize("sides", [(300, 411), (411, 300), (300, 302), (301, 300), (235, 236), (500, 500)])
+@pytest.mark.parametrize(
+    "tag", ["resnet18.a1_in1k", "vit_tiny_patch16_224.augreg_in21k", "fastvit_t8.apple_in1k"]
+)
+def test_pixels_are_those_of_timm(tag: str, sides: tuple[int, int]) -> None:
+    import timm
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+
+    settings = timm.get_pretrained_cfg(tag).to_dict()
+    theirs = create_transform(**resolve_data_config({}, pretrained_cfg=settings))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (*sides, 3), generator=generator, dtype=torch.uint8)
+    picture = Image.fromarray(pixels.numpy())
+    found = expected_by(settings, None)
+    ours = found.center(found.from_image(picture)[None])[0]
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (found.mean, found.std))
+    assert torch.equal((ours - mean) / std, theirs(picture))
 
 
 @pytest.mark.parametrize("given", [None, Preprocess(32, mean=(0.1, 0.1, 0.1))])
@@ -136,6 +209,24 @@ def test_names() -> None:
     assert names()[0] == "nearfar/small"
     assert len(names()) > 500
     assert names("no such backbone") == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("*siglip2*", r"'\*siglip\*' is in the names of \d+ backbones: \w+siglip"),
+        ("siglip", r"'\*siglip\*' is in the names of \d+ backbones"),
+        ("ResNet5000", r"'\*resnet50\*' is in the names of \d+ backbones: \w+"),
+        ("*augreg_in21k*", r"'\*augreg_in21k\*' is in the names of \d+ weights: \w+\.augreg_in21k"),
+        ("*zzqqxx*", r"`nearfar models` lists all [\d,]+"),
+        ("*" * 10_000, "`nearfar models` lists all"),
+        ("x" * 10_000, "`nearfar models` lists all"),
+    ],
+)
+def test_what_there_is_instead(pattern: str, sentence: str) -> None:
+    found = backbones.nearest(pattern)
+    assert re.match(sentence, found)
+    assert len(found) < 400
 
 
 class TestSmall:

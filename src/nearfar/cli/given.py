@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nearfar.cli.show import Steps
+from nearfar.config import Config
 from nearfar.errors import CheckpointError
 
 
@@ -31,6 +32,22 @@ def config_of_finished(run: Path) -> Path:
             f"the training of {run} is not finished; go on with: nearfar train {run} --resume"
         )
     return found
+
+
+def config_to_evaluate(run: Path, source: str | None) -> Config:
+    """Return the configuration of a finished run; for a saved model alone, one that reads ``source``.
+
+    Raises:
+        CheckpointError: if this is neither, or a model alone and no ``source`` is given.
+    """
+    if (run / "config.toml").is_file() or not (run / "weights.safetensors").is_file():
+        return Config.load(config_of_finished(run))
+    if source is None:
+        raise CheckpointError(
+            f"{run} is a model without its run, so it has no test classes; give images: "
+            f"nearfar evaluate {run} DATA"
+        )
+    return Config.load(source)
 
 
 def fetch(source: str) -> None:

@@ -36,6 +36,7 @@ def embed(
         raise DataError(f"{output.parent}: there is no such folder to write to; make it first.")
     if output.suffix == ".parquet":
         require("pyarrow", "train")
+    _check_writable(output)
     import nearfar
     from nearfar.train.precision import choose_device
 
@@ -48,6 +49,18 @@ def embed(
         print_json({"file": output, "images": len(files), "dim": model.dim, "model": model.fingerprint()})
     else:
         print(f"{len(files):,} embeddings of {model.dim} dimensions in {output}")
+
+
+def _check_writable(output: Path) -> None:
+    """Refuse a place where nothing can be written, before the work and not after it."""
+    if output.is_dir():
+        raise DataError(f"{output} is a folder; give the name of a file in it.")
+    trial = output.with_name(output.name + ".tmp")  # where the file is written before it takes its place
+    try:
+        trial.open("ab").close()
+        trial.unlink()
+    except OSError as error:
+        raise DataError(f"{output} cannot be written ({error.strerror}); give another place.") from error
 
 
 def _images(paths: list[Path]) -> list[str]:

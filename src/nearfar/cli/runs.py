@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfar.cli.app import app
-from nearfar.cli.given import config_of, config_of_finished, fetch
+from nearfar.cli.given import config_of, config_of_finished, config_to_evaluate, fetch
 from nearfar.cli.launch import began_here, by_first, is_restarted, once_a_machine, ranks
 from nearfar.cli.show import Steps, print_json
 from nearfar.config import Config
@@ -104,7 +104,7 @@ def evaluate(
     from nearfar.report.baselines import readable
 
     with ranks() as first:
-        config = Config.load(config_of_finished(run))
+        config = config_to_evaluate(run, source)
         once_a_machine(lambda: fetch(source or config.data.source))
         table = read_table(source or config.data.root or config.data.source)
         split = table.columns.get("split")

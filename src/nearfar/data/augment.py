@@ -115,7 +115,7 @@ class Augment:
                 align_corners=False,
             ).div_(255)
         else:
-            start = (side - self.size) // 2
+            start = round((side - self.size) / 2)  # as `Preprocess.center`
             changed = (
                 images[..., start : start + self.size, start : start + self.size].to(torch.float32) / 255
             )

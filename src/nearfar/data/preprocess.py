@@ -67,7 +67,10 @@ class Preprocess:
         if sorted(image.size) != sorted([self.resize, self.resize]):
             mode = functional.InterpolationMode(self.interpolation)
             image = functional.resize(image, wanted, interpolation=mode, antialias=True)
-            image = functional.center_crop(image, [self.resize, self.resize])
+            # So that the middle of this square, which `center` takes, is the middle of the picture itself.
+            inside = round((self.resize - self.size) / 2)
+            left, top = (round((side - self.size) / 2) - inside for side in image.size)
+            image = functional.crop(image, top, left, self.resize, self.resize)
         return functional.pil_to_tensor(image)
 
     def center(self, images: UInt8[Tensor, "b 3 r r"]) -> Float[Tensor, "b 3 size size"]:
@@ -81,7 +84,7 @@ class Preprocess:
             raise ConfigError(
                 f"images are {height} x {width}, smaller than size {self.size}; load them with resize."
             )
-        top, left = (height - self.size) // 2, (width - self.size) // 2
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
         return images[..., top : top + self.size, left : left + self.size].to(torch.float32) / 255
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
+from math import floor
 from typing import Any
 
 import torch
@@ -49,6 +50,24 @@ def names(pattern: str = "*") -> list[str]:
     """Return the names of backbones that match ``pattern`` (wildcards ``*`` and ``?``): ours, then timm's."""
     timm = require("timm", "train")
     return [name for name in OWN if fnmatch(name, pattern)] + timm.list_models(pattern)
+
+
+def nearest(pattern: str) -> str:
+    """Say what there is instead of a pattern that matches nothing, as half a sentence."""
+    timm = require("timm", "train")
+    known, tagged = names(), timm.list_pretrained()
+    word = pattern.strip("*?").lower()
+    # The word itself first, then ever shorter beginnings and ends of it.
+    shorter = [word[:end] for end in range(len(word) - 1, 2, -1)]
+    for piece in (
+        [word, *shorter, *(word[start:] for start in range(1, len(word) - 2))] if 0 < len(word) < 60 else ()
+    ):
+        for what, found in (("backbones", known), ("weights", tagged)):
+            like = [name for name in found if piece in name.lower()]
+            if like:
+                shown = ", ".join(like[:5]) + (f" and {len(like) - 5} more" if len(like) > 5 else "")
+                return f"'*{piece}*' is in the names of {len(like):,} {what}: {shown}"
+    return f"`nearfar models` lists all {len(known):,}"
 
 
 def create_backbone(
@@ -103,9 +122,12 @@ def create_from_timm(
         if origin is not None and preprocess is None:
             chosen = replace(chosen, mean=origin.mean, std=origin.std)
     maps = run_blank(name, module, chosen.size, module.forward_features)
-    # Tokens, and maps with the channels last, stay with the pooling that the backbone was trained with.
-    if maps.ndim == 4 and getattr(module, "output_fmt", "NCHW") != "NHWC":
-        module.reset_classifier(0, "")
+    # Tokens, maps of several resolutions and maps with the channels last stay with the pooling that the
+    # backbone was trained with, and so do those that cannot do without.
+    single = isinstance(maps, Tensor) and maps.ndim == 4
+    if single and getattr(module, "output_fmt", "NCHW") != "NHWC":
+        with suppress(AssertionError):  # "Cannot disable pooling", raised before anything is changed
+            module.reset_classifier(0, "")
     return probe(name, module, chosen)
 
 
@@ -116,7 +138,7 @@ def expected_by(settings: dict[str, Any], size: int | None) -> Preprocess:
     squash = settings.get("crop_mode") == "squash"
     return Preprocess(
         size=size,
-        resize=max(size, round(size / settings["crop_pct"])),
+        resize=max(size, floor(size / settings["crop_pct"])),
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
         interpolation="bicubic" if settings["interpolation"] == "bicubic" else "bilinear",
@@ -126,7 +148,7 @@ def expected_by(settings: dict[str, Any], size: int | None) -> Preprocess:
 
 def imagenet(size: int) -> Preprocess:
     """Return the preprocessing that most networks trained on ImageNet expect."""
-    return Preprocess(size, round(size / 0.875), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    return Preprocess(size, floor(size / 0.875), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def probe(name: str, module: nn.Module, preprocess: Preprocess) -> Backbone:

@@ -1,31 +1,26 @@
 """The model: backbone, pooling, head, unit length."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nearfar import __version__
-from nearfar.data.decode import processors, to_rgb, upright
 from nearfar.data.preprocess import Preprocess
-from nearfar.data.table import Table
 from nearfar.errors import CheckpointError, ConfigError, DataError
 from nearfar.models.backbones import CUSTOM, create_backbone, evaluating
-from nearfar.models.heads import HeadName, create_head
+from nearfar.models.description import brief, describe_details, whole
+from nearfar.models.heads import HeadName, create_head, in_its_type
+from nearfar.models.pictures import batches, read, several
 from nearfar.models.pooling import PoolingName, create_pooling
-from nearfar.models.saved import fingerprint, fit_weights, read_model, write_model
+from nearfar.models.savable import Made, Untouched, check_savable
+from nearfar.models.saved import adopt_types, fingerprint, fit_weights, read_model, types_of, write_model
+from nearfar.models.vectors import cosines, vectors
 from nearfar.similarity import normalize
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Source = Union[str, Path, "Image"]
 
 
 class Embedder(nn.Module):
@@ -36,7 +31,8 @@ class Embedder(nn.Module):
             w]`` or ``[n, features]``.
         dim: length of the embeddings; with ``head="none"`` it is that of the features.
         pooling: of maps; a backbone that gives tokens pools them itself.
-        head: "linear" projects the pooled features to ``dim``.
+        head: "linear" projects the pooled features to ``dim``. It is new and random, and PEFT freezes what is
+            new: give its ``LoraConfig`` ``modules_to_save=["head"]``.
         layer_norm: normalise the features before the head.
         pretrained: start from pretrained weights; our own backbones have none and start from nothing.
         freeze_batch_norm: keep the running statistics of batch norm as they are; its weights still train.
@@ -70,6 +66,8 @@ class Embedder(nn.Module):
         preprocess: Preprocess | None = None,
     ) -> None:
         super().__init__()
+        dim = whole(dim, "dim")
+        size = None if size is None else whole(size, "size")
         found = create_backbone(backbone, pretrained=pretrained, size=size, preprocess=preprocess)
         if pooling != "avg" and not found.spatial:
             create_pooling(pooling)
@@ -85,8 +83,9 @@ class Embedder(nn.Module):
         self.pooling = create_pooling(pooling) if found.spatial else nn.Identity()
         self.head = create_head(head, found.features, dim, layer_norm=layer_norm)
         self.details: dict[str, Any] = {}
-        self.register_buffer("mean", torch.tensor(self.preprocess.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self.preprocess.std).view(3, 1, 1), persistent=False)
+        for name in ("mean", "std"):
+            self.register_buffer(name, self._normalisation(name, None), persistent=False)
+        self._made, self._new_head = Made.of(self), Untouched.of(self.head)
         self.train()
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n dim"]:
@@ -119,11 +118,13 @@ class Embedder(nn.Module):
                 f"images are {images.dtype} {list(images.shape)}; expected float [n, 3, h, w] with values "
                 "in [0, 1], as model.preprocess.center makes them from uint8."
             )
-        return self.pooling(self.backbone((images - self.mean) / self.std)).float()
+        return self.pooling(in_its_type(self.backbone, (images - self.mean) / self.std)).float()
 
     def train(self, mode: bool = True) -> "Embedder":
         """Switch between training and evaluation; frozen batch norm stays in evaluation."""
         super().train(mode)
+        if mode and any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self._new_head.tell_if_frozen(self.head)
         if self.freeze_batch_norm:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
@@ -132,74 +133,63 @@ class Embedder(nn.Module):
 
     def encode(
         self,
-        images: Source | Sequence[Source] | Table | Tensor,
+        images: Any,
         *,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
         head: bool = True,
     ) -> Float[Tensor, "n dim"]:
-        """Return embeddings on the CPU, of unit length, without gradient; each image by itself, in evaluation
-        mode.
+        """Return embeddings on the CPU, float32, of unit length, without gradient; each image by itself, in
+        evaluation mode.
 
         Args:
-            images: a path or a PIL image, a list of them, a table, or a tensor: float ``[n, 3, h, w]`` in [0,
-                1], or uint8 ``[n, 3, r, r]``, of which the centre is taken.
+            images: one picture, ``[1, dim]`` comes out then, or several: a list, any other iterable, a table,
+                an array ``[n, h, w, 3]`` or a tensor ``[n, 3, h, w]``. A picture is a path, a PIL image, an
+                array ``[h, w]``, ``[h, w, 3]`` or ``[h, w, 4]`` (uint8 or uint16, or floats in [0, 1]; the
+                channels are RGB, so turn those of OpenCV with ``[..., ::-1]``), the bytes of a picture, a
+                file opened in binary mode, or a dict with ``bytes`` or ``path``, as Hugging Face data sets
+                hold them. These are resized. Tensors ``[3, h, w]`` are not: floats in [0, 1] are taken as
+                they are, and of uint8 the centre.
             batch_size: images at a time; the result does not depend on it but for rounding.
-            progress: called with the number of images done and of all.
+            progress: called with the number of images done and of all, so far as that is known.
             head: with False the pooled features of the backbone instead, of unit length too.
 
         Raises:
-            DataError: if a file cannot be decoded.
+            DataError: if something is no picture or cannot be decoded.
         """
-        if isinstance(images, Table):
-            images = images.path.tolist()
-        elif isinstance(images, np.ndarray):
-            images = images.tolist()
-        elif not isinstance(images, (Tensor, Sequence)) or isinstance(images, str):
-            images = [images]
-        total, done, parts = len(images), 0, []
+        given = several(images)
+        total, done, parts = len(given) if isinstance(given, Sized) else 0, 0, []
         with evaluating(self), torch.inference_mode():
-            for prepared in self.prepared(images, batch_size):
+            for prepared in self.prepared(given, batch_size):
                 batch = prepared.to(self.mean.device)
                 parts.append((self(batch) if head else normalize(self.features(batch))).cpu())
                 done += len(batch)
                 if progress is not None:
-                    progress(done, total)
+                    progress(done, max(done, total))
         width = self.dim if head else self.feature_dim
         # A clone, since a tensor of inference mode could not take part in training later.
         return torch.cat(parts).clone() if parts else torch.zeros(0, width)
 
-    def prepared(
-        self, images: Sequence[Source] | Tensor, batch_size: int
-    ) -> Iterator[Float[Tensor, "b 3 h w"]]:
+    def prepared(self, images: Iterable[Any] | Tensor, batch_size: int) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """Yield batches in [0, 1], read by threads one batch ahead."""
-        starts = range(0, len(images), batch_size)
-        if isinstance(images, Tensor):
-            for start in starts:
-                batch = images[start : start + batch_size]
-                yield self.preprocess.center(batch) if batch.dtype == torch.uint8 else batch
-            return
-        with ThreadPoolExecutor(processors()) as pool:
-            ahead = None
-            for start in starts:
-                coming = [pool.submit(self.read, image) for image in images[start : start + batch_size]]
-                if ahead is not None:
-                    yield self.preprocess.center(torch.stack([future.result() for future in ahead]))
-                ahead = coming
-            if ahead is not None:
-                yield self.preprocess.center(torch.stack([future.result() for future in ahead]))
+        return batches(images, self.preprocess, batch_size)
 
-    def read(self, image: Source) -> Shaped[Tensor, "3 r r"]:
-        """Return one image, of a path or a PIL image, as uint8."""
-        if isinstance(image, (str, Path)):
-            return self.preprocess.load(image)
-        return self.preprocess.from_image(to_rgb(upright(image)))
+    def read(self, image: Any) -> Shaped[Tensor, "3 h w"]:
+        """Return one image of any kind that ``encode`` takes: uint8 and resized, or the tensor that it is."""
+        return read(image, self.preprocess)
 
     def similarity(self, a: Any, b: Any) -> Float[Tensor, "n m"]:
-        """Return the cosine of each ``a`` with each ``b``: embeddings, or what ``encode`` takes."""
-        given = [x.cpu() if isinstance(x, Tensor) and x.ndim == 2 else self.encode(x) for x in (a, b)]
-        left, right = (normalize(x.float()) for x in given)
-        return left @ right.T
+        """Return the cosine of each ``a`` with each ``b``: embeddings, or what ``encode`` takes.
+
+        An array or a tensor of one or two axes is vectors of any floating-point type, ``[n, dim]`` or one
+        ``[dim]``; so is a list of numbers or of vectors. A grey picture ``[h, w]`` goes into a list.
+
+        Raises:
+            DataError: if vectors are not floating point, or those of ``a`` and ``b`` differ in length.
+        """
+        found = (vectors(a, "a"), vectors(b, "b"))
+        left, right = (self.encode(x) if v is None else v for x, v in zip((a, b), found, strict=True))
+        return cosines(left, right)
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits of weights, structure and preprocessing: which model this is."""
@@ -233,17 +223,28 @@ class Embedder(nn.Module):
             metrics: what it reached.
             command: that made it.
 
+        The weights keep the floating-point types that they have, and ``load`` gives them back bit for bit.
+
         Raises:
+            CheckpointError: if ``load`` could not read it: the model is no longer built as it was made, as by
+                pruning, parametrizations or adapters, or a value has no form in TOML. What was there stays.
             OSError: if the disk refuses; what was there stays.
         """
+        listed = list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else classes
+        details = describe_details(classes=listed, metrics=metrics or {}, command=command or "")
+        check_savable(self, self._made, own_parts=type(self) is not Embedder)
+        self._new_head.tell_if_frozen(self.head)
+        dtype, dtypes = types_of(self)
         description: dict[str, Any] = {
             "nearfar": __version__,
             "fingerprint": self.fingerprint(),
-            "command": command or "",
+            "command": details["command"],
+            "dtype": dtype,
             "model": self.structure(),
             "preprocess": self.preprocess.to_dict(),
-            "metrics": dict(metrics or {}),
-            "classes": list(classes),
+            "dtypes": dtypes,
+            "metrics": details["metrics"],
+            "classes": details["classes"],
         }
         write_model(Path(folder), self.state_dict(), description)
         return Path(folder)
@@ -261,29 +262,33 @@ class Embedder(nn.Module):
         """
         folder = Path(folder)
         weights, description = read_model(folder)
-        try:
-            model = dict(description["model"])
-            name = model.pop("backbone")
-            preprocess = Preprocess.from_dict(description["preprocess"])
-            details = {key: description[key] for key in ("classes", "metrics", "command")}
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"'{folder}' does not describe its model as nearfar {__version__} does ({error}); "
-                f"it was written by version {description.get('nearfar')} or edited."
-            ) from error
+        model = dict(description.sections["model"])
+        name = model.pop("backbone")
         if name == CUSTOM and backbone is None:
             raise CheckpointError(
                 f"'{folder}' was saved from a module of its own; give it, as in load(folder, backbone=…)."
             )
+        if name != CUSTOM and backbone is not None:
+            raise CheckpointError(
+                f"'{folder}' was saved with the backbone {brief(name)}; leave backbone out."
+            )
         source = name if backbone is None else backbone
         # The weights it starts with are replaced at once; they must not draw from the caller's random state.
         with torch.random.fork_rng(devices=[]):
-            embedder = cls(source, pretrained=False, preprocess=preprocess, **model)
+            embedder = cls(source, pretrained=False, preprocess=description.preprocess, **model)
+        adopt_types(embedder, weights, description)
         fit_weights(embedder, weights, folder)
-        if embedder.fingerprint() != description["fingerprint"]:
-            raise CheckpointError(
-                f"'{folder}' has fingerprint {description['fingerprint']} but its weights give "
-                f"{embedder.fingerprint()}; a file was changed after it was saved."
-            )
-        embedder.details = details
+        embedder.details = description.details
+        embedder._new_head = Untouched(())
         return embedder.eval()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Embedder":
+        """Move or convert the model; what images are normalised with stays float32, as exact as it was."""
+        super()._apply(fn, recurse)
+        for name in ("mean", "std"):
+            setattr(self, name, self._normalisation(name, getattr(self, name).device))
+        return self
+
+    def _normalisation(self, name: str, device: torch.device | None) -> Float[Tensor, "3 1 1"]:
+        values = getattr(self.preprocess, name)
+        return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)

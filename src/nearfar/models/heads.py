@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from nearfar.errors import ConfigError, suggest
 
@@ -21,4 +22,20 @@ def create_head(name: str, features: int, dim: int, *, layer_norm: bool) -> nn.M
     if name == "linear" and dim < 1:
         raise ConfigError(f"dim must be 1 or more; got {dim}.")
     norm = [nn.LayerNorm(features)] if layer_norm else []
-    return nn.Sequential(*norm, *([nn.Linear(features, dim)] if name == "linear" else []))
+    return Head(*norm, *([nn.Linear(features, dim)] if name == "linear" else []))
+
+
+class Head(nn.Sequential):
+    """The parts of a head, each of which may have its own floating-point type."""
+
+    def forward(self, input: Float[Tensor, "n features"]) -> Float[Tensor, "n dim"]:
+        """Return what the last part makes of the features."""
+        for part in self:
+            input = in_its_type(part, input)
+        return input
+
+
+def in_its_type(module: nn.Module, x: Tensor) -> Tensor:
+    """Return ``module(x)``, with ``x`` in the floating-point type of the first weights of ``module``."""
+    types = (weight.dtype for weight in module.parameters() if weight.is_floating_point())
+    return module(x.to(next(types, x.dtype)))
