@@ -14,7 +14,7 @@ from nearfar.config import Config
 from nearfar.data.samplers import PKSampler, Share, own_part
 from nearfar.distributed import any_rank, gather_rows, of_rank_0, rank, wait_for_all
 from nearfar.train.checkpoint import save_checkpoint
-from nearfar.train.folder import BEST, LAST, MODEL
+from nearfar.train.folder import BEST, LAST, MODEL, damage_of_best
 from nearfar.train.further import further_numbers, told_by
 from nearfar.train.gradient import gradient
 from nearfar.train.journal import Journal
@@ -87,6 +87,8 @@ class Run:
                 self.journal.begin(self.parts, self.numerics, command, self.steps)
             else:
                 self.journal.go_on(self.parts, self.state["arithmetic"])
+                if rank() == 0 and (damage := damage_of_best(self.folder)) is not None:
+                    self.journal.warn(damage)
             if (warning := batch_norm_warning(self.parts.embedder)) is not None:
                 self.journal.warn(warning)
             while self.at.step < self.steps:
@@ -252,7 +254,7 @@ class Run:
             log_size=self.journal.size(),
         )
         if rank() == 0:
-            save_checkpoint(self.folder / LAST, state)
+            save_checkpoint(self.folder / LAST, state, keep=True)
         self.saved = time.monotonic()
 
     def _interrupt(self) -> None:
