@@ -9,10 +9,9 @@ from nearfar.config import Config
 from nearfar.train.live import duration
 from nearfar.train.network import network_for
 from nearfar.train.passes import Passes, probe_size, shown, weigh
-from nearfar.train.precision import Numerics
+from nearfar.train.precision import Numerics, choose_numerics
 from nearfar.train.randomness import derive_seed
 from nearfar.train.setup import Parts, weight_count
-from nearfar.train.trial import measured_numerics
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def plan(config: Config, parts: Parts) -> Plan:
     labels = labels.to(parts.device)
     probe = probe_size(parts.embedder.preprocess.size, n, chunk)
 
-    numerics = measured_numerics(config, parts)
+    numerics = choose_numerics(config.train.precision, parts.device, parts.embedder)
     parts.embedder.eval()
     network = network_for(parts.embedder, parts.loss)
     embeddings, first = [], None
