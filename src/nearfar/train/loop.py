@@ -23,13 +23,12 @@ from nearfar.train.mine import is_due, mine
 from nearfar.train.network import network_for
 from nearfar.train.optimizer import learning_rate, rest, set_learning_rates
 from nearfar.train.plan import Plan
-from nearfar.train.precision import Numerics
+from nearfar.train.precision import Numerics, choose_numerics
 from nearfar.train.randomness import derive_seed, seed_everything
 from nearfar.train.ranks import Exchanged, batch_norm_warning, gradient_norm, own_place, same_numbers
 from nearfar.train.setup import Parts, fingerprint
 from nearfar.train.state import Progress, state_of, take_up
 from nearfar.train.stopping import RunInterrupted, StopRequest
-from nearfar.train.trial import measured_numerics
 from nearfar.train.validate import validate
 from nearfar.train.watch import StepNumbers, Watch, diverged, numbers_of
 
@@ -66,7 +65,8 @@ class Run:
         self.data = fingerprint(parts.images.table)
         self.watch = Watch(told_by(parts.loss).settings, journal.warn)
         if state is None:
-            self.numerics = of_rank_0(measured_numerics(config, parts))
+            chosen = choose_numerics(config.train.precision, parts.device, parts.embedder)
+            self.numerics = of_rank_0(chosen)  # machines may differ
         else:
             self.numerics = Numerics(**state["numerics"])
             self.at = take_up(config, parts, state, data=self.data, watch=self.watch, folder=folder)
@@ -211,7 +211,7 @@ class Run:
                 self._keep_best(epoch, {}, command)
         elif last or (epoch + 1) % self.config.train.validate_every == 0:
             found = validate(self.parts.embedder, images, self.parts.device, self.numerics.layout())
-            best = not at.best or found.map_at_r > at.best["map_at_r"]
+            best = not at.best or found.map_at_r >= at.best["map_at_r"]  # of equals the later
             self.journal.validation(epoch, found, best)
             self.watch.look_at_ties(found.tied)
             if best:
