@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from nearfar.config import Config
 from nearfar.data.samplers import PKSampler, Share, own_part
+from nearfar.data.workers import loss_in_one_sentence
 from nearfar.distributed import any_rank, gather_rows, of_rank_0, rank, wait_for_all
 from nearfar.train.checkpoint import save_checkpoint
 from nearfar.train.folder import BEST, LAST, MODEL, damage_of_best
@@ -82,7 +83,11 @@ class Run:
     def train(self, command: str) -> RunResult:
         """Run the epochs that are left; the last one may end early, at the last step."""
         log_size = 0 if self.state is None else self.state["log_size"]
-        with self.journal.open(self.steps, self.at.step, log_size), StopRequest() as self.stop:
+        with (
+            self.journal.open(self.steps, self.at.step, log_size),
+            StopRequest(self.folder, shown=self.journal.shown) as self.stop,
+            loss_in_one_sentence(),
+        ):
             if self.state is None:
                 self.journal.begin(self.parts, self.numerics, command, self.steps)
             else:

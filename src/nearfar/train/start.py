@@ -24,6 +24,7 @@ from nearfar.train.randomness import own_randomness
 from nearfar.train.ranks import check_batch, own_device
 from nearfar.train.setup import assemble, tables_of
 from nearfar.train.state import Progress
+from nearfar.train.stopping import stopped_before_training
 from nearfar.train.tracking import Tracker
 
 
@@ -76,6 +77,7 @@ def train(
             return RunResult(folder, 0, {}, 0.0, found)
         with ExitStack() as stack:
             by_rank_0(lambda: _take(folder, stack))
+            stack.enter_context(stopped_before_training())
             return _train_in(
                 folder,
                 config,
@@ -121,7 +123,7 @@ def _train_in(
             begin(folder, config, parts.images.unreadable)
         run = Run(config, folder, parts, state, journal)
         return run.train(command)
-    except Exception:
+    except BaseException:
         if first and state is None and (run is None or run.at.step == 0):
             forget(folder)  # nothing was learned, and the mended settings are to find the folder free
         raise
