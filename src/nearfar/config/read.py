@@ -9,10 +9,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from nearfar.config.fit import fit
+from nearfar.config.limits import check_limits
 from nearfar.config.sections import Config
 from nearfar.config.sentences import known_keys, sentence, unknown_key
-from nearfar.errors import ConfigError, suggest
+from nearfar.errors import ConfigError, shortened, suggest
 
+DEPTH = 8
+"""Tables within tables that a key may lie in."""
+LONGEST = 4096
+"""Characters of a path."""
 TABLES = (".csv", ".parquet")
 
 
@@ -36,8 +41,12 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: this is not TOML: {error}.") from None
+    except OSError as error:
+        raise ConfigError(f"{shortened(str(path))}: {error.strerror or error}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path.name}: it is nested too deep; no setting needs that.") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise ConfigError(f"{path.name}: this is not TOML: {shortened(str(error), 300)[1:-1]}.") from None
 
 
 def _overrides(texts: Sequence[str]) -> dict[tuple[str, ...], Any]:
@@ -47,7 +56,9 @@ def _overrides(texts: Sequence[str]) -> dict[tuple[str, ...], Any]:
         key, equals, value = text.partition("=")
         place = tuple(key.strip().split("."))
         if not equals or not all(place):
-            raise ConfigError(f"{text!r} is not an override; write key=value, as in loss.beta=40.")
+            raise ConfigError(f"{shortened(text)} is not an override; write key=value, as in loss.beta=40.")
+        if len(place) > DEPTH:
+            raise ConfigError(f"unknown key {shortened(key.strip())}: no setting lies so deep.")
         if len(place) == 1:
             raise unknown_key(key.strip(), known_keys(Config))
         given[place] = _value(value.strip())
@@ -59,7 +70,9 @@ def _value(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except RecursionError:
+        raise ConfigError(f"{shortened(text)} is nested too deep; no setting needs that.") from None
+    except ValueError:  # no TOML: a bare word; or a number of thousands of digits
         return text
 
 
@@ -86,7 +99,7 @@ def _settle_paths(values: dict[str, Any], folder: Path) -> None:
     for key in ("source", "root"):
         if isinstance(data, dict) and isinstance(data.get(key), str):
             beside = folder / Path(data[key]).expanduser()
-            if beside.exists() and data[key] not in _packs():
+            if len(data[key]) < LONGEST and beside.exists() and data[key] not in _packs():
                 data[key] = str(beside.resolve())
 
 
@@ -94,12 +107,15 @@ def _image_source(source: str) -> str:
     if source in _packs():
         return source
     path = Path(source).expanduser()
-    if path.exists():
-        return str(path.resolve())
+    try:
+        if path.exists():
+            return str(path.resolve())
+    except (OSError, ValueError):  # longer than a name can be, or with a character that none has
+        raise ConfigError(f"{shortened(source)}: there is no such file or folder.") from None
     if os.sep in source or path.suffix.lower() in TABLES:
-        raise ConfigError(f"{source}: there is no such file or folder.")
+        raise ConfigError(f"{shortened(source, 300)[1:-1]}: there is no such file or folder.")
     raise ConfigError(
-        f"{source!r} is no configuration file, folder, table or pack.{suggest(source, _packs())} "
+        f"{shortened(source)} is no configuration file, folder, table or pack.{suggest(source, _packs())} "
         f"Packs: {', '.join(_packs())}."
     )
 
@@ -115,6 +131,7 @@ def _validate(values: dict[str, Any], file: str, given: dict[tuple[str, ...], An
 
     try:
         config = _checked(Config, values)
+        check_limits(config)
         check_settings(config)  # last, since the signatures of the losses need torch
     except ConfigError as error:
         overridden = any(_names(str(error), place) for place in given)
