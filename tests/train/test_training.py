@@ -291,6 +291,27 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
     assert " an epoch of 6 steps, " in shown
     assert " for 12 steps (2 epochs)" in shown
     assert "nothing was written." in shown
+    assert set(found.beside) == {"reading", "validation", "the report"}
+    assert all(seconds > 0 for seconds in found.beside.values())
+    assert found.seconds == pytest.approx(12 * found.step_seconds + sum(found.beside.values()))
+    assert "(half of what is free, " in shown
+    assert " for validation, " in shown
+
+
+def test_few_classes_are_told(config: Config, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    train(config, tmp_path / "run", dry_run=True, progress=False)
+    assert "this run trains on 4 classes, and few classes teach little" in caplog.text
+    assert "or set train.validate_on = 'none'" in caplog.text
+
+
+def test_a_memory_that_is_never_used_or_has_no_room(config: Config, tmp_path: Path) -> None:
+    for memory, message in (
+        ({"size": 50, "start_after": 12}, r"memory\.start_after = 12 is beyond the run of 12 steps"),
+        ({"size": 10**12}, r"memory\.size = 10{12} embeddings of 16 numbers are [\d,.]+ GB, and"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(with_changes(config, memory=memory), tmp_path / "run", progress=False)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_setting_is_checked_before_anything_is_written(config: Config, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Reads a configuration: a TOML file or a source of images, then ``key=value`` overrides."""
 
+import logging
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from nearfar.config.limits import check_limits
 from nearfar.config.sections import Config
 from nearfar.config.sentences import known_keys, sentence, unknown_key
 from nearfar.errors import ConfigError, shortened, suggest
+
+log = logging.getLogger("nearfar")
 
 DEPTH = 8
 """Tables within tables that a key may lie in."""
@@ -30,7 +34,9 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         _settle_paths(values, path.parent)
         if isinstance(source_given := given.get(("data", "source")), str):
             given[("data", "source")] = _image_source(source_given)  # counts from here, not from the file
+        planned = deepcopy(values)
         values = _merge(values, given, path.name)
+        _shorten_warmup(planned, values, given)
         return _validate(values, path.name, given)
     values = _merge({"data": {"source": _image_source(str(source))}}, given, "")
     return _validate(fit(values), "", given)
@@ -91,6 +97,29 @@ def _merge(values: dict[str, Any], given: dict[tuple[str, ...], Any], file: str)
         else:
             table[place[-1]] = value
     return values
+
+
+def _shorten_warmup(planned: dict[str, Any], values: dict[str, Any], given: Mapping[Any, Any]) -> None:
+    """Where only the length of a run was overridden, let a warm-up that does not fit keep its share of it."""
+    if ("train", "epochs") not in given or ("optimizer", "warmup_epochs") in given:
+        return
+    optimizer, train = planned.get("optimizer"), planned.get("train")
+    if not isinstance(optimizer, dict) or not isinstance(train, dict):
+        return
+    warmup, before, now = optimizer.get("warmup_epochs"), train.get("epochs"), given["train", "epochs"]
+    if not (isinstance(warmup, int | float) and isinstance(before, int) and isinstance(now, int)):
+        return
+    if not 1 <= now <= warmup < before or warmup <= 1:
+        return
+    shorter = round(warmup * now / before, 6)
+    values["optimizer"]["warmup_epochs"] = shorter
+    log.warning(
+        "optimizer.warmup_epochs is %g of %g epochs in the file, so it is %g of %g now.",
+        warmup,
+        before,
+        shorter,
+        now,
+    )
 
 
 def _settle_paths(values: dict[str, Any], folder: Path) -> None:
