@@ -162,7 +162,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
 def _tell_few(tables: Tables) -> None:
     classes, held_out = tables.train.class_count(), tables.validation
     if classes < FEW:
-        more = "" if held_out is None else ", or set train.validate_on = 'none', which holds none of them out"
+        more = "" if held_out is None else ", or set train.validate_on = 'none'"
         log.warning(
             "this run trains on %d classes, and few classes teach little of what tells new ones apart: add some"
             "%s.",
