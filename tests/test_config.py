@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,22 @@ def test_faults_in_an_override_do_not_blame_the_file(tmp_path: Path, override: s
     with pytest.raises(ConfigError) as caught:
         Config.load(write(tmp_path, "[train]\nepochs = 3"), [override])
     assert str(caught.value).removeprefix("birds.toml: " if "table" in message else "") == message
+
+
+def test_a_warm_up_keeps_its_share_of_a_run_that_is_made_short(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path, "[optimizer]\nwarmup_epochs = 20\n[train]\nepochs = 500")
+    assert Config.load(file, ["train.epochs=5"]).optimizer.warmup_epochs == 0.2
+    assert "optimizer.warmup_epochs is 20 of 500 epochs in the file, so it is 0.2 of 5 now." in caplog.text
+    assert Config.load(file, ["train.epochs=100"]).optimizer.warmup_epochs == 20
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.warmup_epochs = 20\.0 leaves nothing of train\.epochs = 5"
+    ):
+        Config.load(file, ["train.epochs=5", "optimizer.warmup_epochs=20"])
+    with as_file(files("nearfar.cli") / "demo.toml") as demo:
+        for epochs in (2, 5, 20):
+            Config.load(demo, [f"train.epochs={epochs}"])
 
 
 def test_not_toml(tmp_path: Path) -> None:

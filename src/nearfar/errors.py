@@ -62,6 +62,15 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
+def shortened(value: object, most: int = 100) -> str:
+    """Return a value as it is written, of a long one the beginning: for a message."""
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or a number of more digits than Python writes
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def suggest(word: object, known: list[str]) -> str:
     """Return " Did you mean '…'?" for the known word nearest to ``word``, or "" when none is near."""
     close = get_close_matches(str(word), known, n=1)

@@ -34,3 +34,17 @@ def test_a_run_that_was_best_early() -> None:
     for length in ({"epochs": 4}, {"epochs": 1, "steps": 40}):
         (advice,) = advise(SUMMARY, log, {"train": length})
         assert advice.startswith("Validation was best at epoch 1 of 4 (MAP@R 30")
+
+
+def test_a_validation_that_is_always_perfect_did_not_fall() -> None:
+    for scores in ((1.0, 1.0, 1.0, 1.0), (0.9, 1.0, 1.0, 1.0), (1.0, 1.0, 0.9, 0.9)):
+        log = log_of(*scores)
+        (advice,) = advise(SUMMARY, log, {"train": {"epochs": 4}})
+        assert advice.startswith("Validation reached MAP@R 100")
+        assert "fell" not in advice
+        assert "still learning" not in advice
+
+
+def test_an_early_best_that_was_reached_again_did_not_fall() -> None:
+    log = [{**line, "best": line["epoch"] == 0} for line in log_of(0.3, 0.2, 0.1, 0.3)]
+    assert advise(SUMMARY, log, {"train": {"epochs": 4}}) == []

@@ -14,6 +14,7 @@ import torch
 from nearfar.config import Config
 from nearfar.errors import CheckpointError
 from nearfar.models import Embedder
+from nearfar.report import gather, write_report
 from nearfar.train import RunInterrupted, read_log, train
 from stopped_runs import At, assert_same_weights, changed, interrupt, weights
 
@@ -250,3 +251,18 @@ def test_a_damaged_checkpoint_is_one_sentence(config: Config, tmp_path: Path, co
     (tmp_path / "last" / "checkpoint.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged or was not written by nearfar"):
         train(config, tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("kept", [0, 0.4, 0.9999])
+def test_a_cut_log_is_told_and_reported(config: Config, tmp_path: Path, kept: float) -> None:
+    with pytest.raises(RunInterrupted):
+        train(config, tmp_path / "run", progress=False, trackers=[At(interrupt, kind="step", step=8)])
+    file = tmp_path / "run" / "log.jsonl"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    train(config, tmp_path / "run", resume=True, progress=False)
+    told = [json.loads(line) for line in file.read_text().splitlines()]
+    assert any(line["kind"] == "warning" and "log.jsonl was cut" in line["text"] for line in told)
+    write_report(gather(tmp_path / "run"), tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert kept == 0 or result["run"]["precision"] == "float32"

@@ -15,8 +15,10 @@ import nearfar
 from nearfar.config import Config
 from nearfar.errors import ConfigError
 from nearfar.models import Embedder
-from nearfar.train import RunResult, TrainingDiverged, read_log, train
+from nearfar.train import RunResult, TrainingDiverged, loop, read_log, train
+from nearfar.train.checkpoint import load_checkpoint
 from nearfar.train.randomness import derive_seed, own_randomness, seed_everything
+from nearfar.train.validate import Validation
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +66,20 @@ def test_the_best_epoch_is_that_of_the_highest_map_at_r(run: tuple[Config, RunRe
     _, result = run
     found = [r for r in read_log(result.folder / "log.jsonl") if r["kind"] == "validation"]
     scores = [r["map_at_r"] for r in found]
-    assert result.best_epoch == scores.index(max(scores)) + 1
+    assert result.best_epoch == max(i for i, score in enumerate(scores) if score == max(scores)) + 1
     assert result.validation["map_at_r"] == max(scores)
     best = max(index for index, r in enumerate(found) if r["best"])
     assert best + 1 == result.best_epoch
+
+
+def test_of_equal_epochs_the_last_is_kept(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([0.9, 1.0, 1.0, 0.95])
+    monkeypatch.setattr(loop, "validate", lambda *_: Validation(1.0, next(found), 0.0))
+    result = train(with_changes(config, train={"epochs": 4}), tmp_path / "run", progress=False)
+    assert result.best_epoch == 3
+    assert load_checkpoint(tmp_path / "run" / "best")["epoch"] == 2
 
 
 def test_the_model_is_the_best_checkpoint(run: tuple[Config, RunResult]) -> None:
@@ -279,6 +291,27 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
     assert " an epoch of 6 steps, " in shown
     assert " for 12 steps (2 epochs)" in shown
     assert "nothing was written." in shown
+    assert set(found.beside) == {"reading", "validation", "the report"}
+    assert all(seconds > 0 for seconds in found.beside.values())
+    assert found.seconds == pytest.approx(12 * found.step_seconds + sum(found.beside.values()))
+    assert "(half of what is free, " in shown
+    assert " for validation, " in shown
+
+
+def test_few_classes_are_told(config: Config, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    train(config, tmp_path / "run", dry_run=True, progress=False)
+    assert "this run trains on 4 classes, and few classes teach little" in caplog.text
+    assert "or set train.validate_on = 'none'" in caplog.text
+
+
+def test_a_memory_that_is_never_used_or_has_no_room(config: Config, tmp_path: Path) -> None:
+    for memory, message in (
+        ({"size": 50, "start_after": 12}, r"memory\.start_after = 12 is beyond the run of 12 steps"),
+        ({"size": 10**12}, r"memory\.size = 10{12} embeddings of 16 numbers are [\d,.]+ GB, and"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(with_changes(config, memory=memory), tmp_path / "run", progress=False)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_setting_is_checked_before_anything_is_written(config: Config, tmp_path: Path) -> None:

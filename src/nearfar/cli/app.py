@@ -6,6 +6,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -53,7 +54,7 @@ def tell(error: BaseException) -> int:
         case Told():
             return 1
         case KeyboardInterrupt():
-            return _say("stopped.", 1)
+            return _say(str(error) or "stopped.", 1)
         case typer.Exit():
             return error.exit_code
         case typer.TyperException():
@@ -76,7 +77,8 @@ def tell(error: BaseException) -> int:
 
 
 def _say(sentence: str, status: int) -> int:
-    print(f"nearfar: {sentence}", file=sys.stderr)
+    with suppress(OSError):  # of a terminal that was closed
+        print(f"nearfar: {sentence}", file=sys.stderr)
     return status
 
 

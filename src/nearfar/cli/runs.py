@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,6 +63,12 @@ def train(
     overrides: Overrides = None,
     folder: Folder = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    from_previous: Annotated[
+        bool,
+        typer.Option(
+            "--from-previous", help="With --resume: from the checkpoint before the last, if that is damaged."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="One batch through everything; say what a run costs; write nothing."),
@@ -74,19 +81,22 @@ def train(
     On several GPUs or machines: torchrun --nproc-per-node 4 -m nearfar train CONFIG.
     """
 
+    def config() -> Config:
+        if (Path(source) / "config.toml").is_file():
+            return Config.load(Path(source) / "config.toml", overrides or [])
+        if resume and not source.endswith(".toml"):  # as it was begun, settings and all
+            return Config.load(config_of(_folder_of(source, folder, resume=True)), overrides or [])
+        return Config.load(source, overrides or [])
+
     def place() -> tuple[Config, Path, bool]:
         found = _begun(_name(source), folder)
-        again, at = resume or found is not None, found or _folder_of(source, folder, resume=resume)
-        if (Path(source) / "config.toml").is_file():
-            return Config.load(Path(source) / "config.toml", overrides or []), at, again
-        if resume and not source.endswith(".toml"):
-            return Config.load(config_of(at), overrides or []), at, again  # as it was begun, settings and all
-        return Config.load(source, overrides or []), at, again
+        wanted = config()  # first: a mistake there leaves no folder
+        return wanted, found or _folder_of(source, folder, resume=resume), resume or found is not None
 
     if dry_run:
-        _dry_run(place()[0], as_json)
+        _dry_run(config(), as_json)
     else:
-        _train(place, report=not no_report, as_json=as_json)
+        _train(place, report=not no_report, as_json=as_json, from_previous=from_previous)
 
 
 @app.command()
@@ -170,14 +180,33 @@ def report(
         _say_report(path)
 
 
-def _train(place: Callable[[], tuple[Config, Path, bool]], *, report: bool, as_json: bool) -> None:
+def _train(
+    place: Callable[[], tuple[Config, Path, bool]],
+    *,
+    report: bool,
+    as_json: bool,
+    from_previous: bool = False,
+) -> None:
     """Train as ``place`` says: the configuration, the folder, and whether to go on there."""
     with ranks() as first:
         config, folder, resume = by_first(place)
-        from nearfar.train import train
+        try:
+            from nearfar.train import train
 
-        once_a_machine(lambda: fetch(config.data.source))
-        result = train(config, folder, resume=resume, command=shlex.join(["nearfar", *sys.argv[1:]]))
+            once_a_machine(lambda: fetch(config.data.source))
+            result = train(
+                config,
+                folder,
+                resume=resume,
+                from_previous=from_previous,
+                command=shlex.join(["nearfar", *sys.argv[1:]]),
+            )
+        except BaseException:
+            if first and folder.parent == Path("runs"):  # of a name that was made here
+                with suppress(OSError):  # unless something was written there
+                    folder.rmdir()
+                    folder.parent.rmdir()
+            raise
     if not first:
         return
     path = _report(folder, None) if report else None
@@ -245,12 +274,16 @@ def _begun(name: str, folder: Path | None) -> Path | None:
 
 
 def _new_folder(name: str) -> Path:
-    """Return runs/NAME, or runs/NAME-2, -3 and so on where that is taken."""
+    """Make runs/NAME, or NAME-2, -3 and so on where that is taken; two that ask at once get two."""
     folder, number = Path("runs") / name, 1
-    while folder.exists() and any(folder.iterdir()):
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = Path("runs") / f"{name}-{number}"
+        else:
+            return folder
 
 
 def _newest_folder(name: str) -> Path:

@@ -43,7 +43,7 @@ def _fit_batch(fitted: dict[str, Any], values: dict[str, Any]) -> None:
     from nearfar.data import read_table, train_and_test
 
     source = values["data"]["source"]
-    if not isinstance(source, str) or not Path(source).exists():
+    if not isinstance(source, str) or not _exists(source):
         return
     seed = values["data"].get("split_seed", Data().split_seed)
     train, _ = train_and_test(read_table(source), seed=seed if isinstance(seed, int) else 0)
@@ -55,3 +55,10 @@ def _fit_batch(fitted: dict[str, Any], values: dict[str, Any]) -> None:
         classes -= max(2, int(fraction * classes + 0.5)) if isinstance(fraction, float) else 0
     wanted = fitted.get("batch", {}).get("classes_per_batch", Batch().classes_per_batch)
     fitted.setdefault("batch", {})["classes_per_batch"] = max(2, min(wanted, classes))
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a character that none has
+        return False

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from nearfar.config.sections import AddedLoss, Batch, Config, Loss
 from nearfar.config.sentences import known_keys, sentence, unknown_key
-from nearfar.errors import ConfigError, suggest
+from nearfar.errors import ConfigError, shortened, suggest
 
 
 def check_settings(config: Config) -> None:
@@ -17,8 +17,14 @@ def check_settings(config: Config) -> None:
     Raises:
         ConfigError: with the nearest name that exists.
     """
+    from nearfar.config.tried_loss import try_loss, try_sampler
+
     check_loss(config.loss)
     check_sampler(config.batch)
+    try_loss("loss", config.loss)
+    for number, added in enumerate(config.loss.add):
+        try_loss(f"loss.add.{number}", added)
+    try_sampler(config.batch)
 
 
 def check_loss(loss: Loss) -> None:
@@ -78,7 +84,7 @@ def _check_named(
 def _known_name(key: str, name: str, known: list[str]) -> None:
     if name not in known:
         hint = suggest(name, known) or f" Known: {', '.join(known)}."
-        raise ConfigError(f"{key} = {name!r} does not exist.{hint}")
+        raise ConfigError(f"{key} = {shortened(name)} does not exist.{hint}")
 
 
 def _check(section: str, values: dict[str, Any], signature: Signature, others: list[str]) -> None:

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from nearfar.errors import ConfigError
+from nearfar.errors import ConfigError, shortened
 
 
 def _as_tuple(value: Any) -> Any:
@@ -247,7 +247,7 @@ class Optimizer(Section):
             if not values or values[0] < 1 or any(b <= a for a, b in pairwise(values)):
                 raise ConfigError(
                     "optimizer.step_values must be the steps at which 'multistep' falls, ascending, such as "
-                    f"[1000, 2000]; got {list(values)}."
+                    f"[1000, 2000]; got {shortened(list(values))}."
                 )
         return self
 
@@ -274,7 +274,7 @@ class Train(Section):
         kind, _, number = value.partition(":")
         if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdecimal()):
             raise ConfigError(
-                f"train.device must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'; got {value!r}."
+                f"train.device must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'; got {shortened(value)}."
             )
         return value
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 
-from nearfar.errors import ConfigError
+from nearfar.errors import ConfigError, shortened
 
 _plain = {
     bool: "true or false",
@@ -31,19 +31,22 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
     if fault["type"] == "missing" and len(fault["loc"]) == len(place):
         return ConfigError(f"{key} is missing.")
     expected = in_words(field.annotation, field.metadata) if field else "a table"
-    return ConfigError(f"{key} must be {expected}; got {_as_toml(fault['input'])}.")
+    return ConfigError(f"{key} must be {expected}; got {shortened(fault['input'])}.")
 
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
     """Return the error for a key that does not exist, with the nearest one that does."""
     section, _, word = key.rpartition(".")
+    shown = shortened(key)
     here = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
     elsewhere = {k.rpartition(".")[2]: k for k in known}
     for group, cutoff in ((here, 0.6), (elsewhere, 0.8)):
         for close in get_close_matches(word, list(group), n=1, cutoff=cutoff):
-            return ConfigError(f"unknown key {key!r}. Did you mean {group[close]!r}?")
+            return ConfigError(f"unknown key {shown}. Did you mean {group[close]!r}?")
     names = ", ".join(here)
-    return ConfigError(f"unknown key {key!r}. {section or 'A configuration'} has: {names}.")
+    return ConfigError(
+        f"unknown key {shown}. {shortened(section)[1:-1] if section else 'A configuration'} has: {names}."
+    )
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -66,7 +69,7 @@ def in_words(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str
     if origin in (Union, UnionType):
         return _either([in_words(a, metadata) for a in get_args(annotation) if a is not NoneType])
     if origin is Literal:
-        return _either([_as_toml(value) for value in get_args(annotation)])
+        return _either([shortened(value) for value in get_args(annotation)])
     if origin is tuple and Ellipsis in get_args(annotation):
         return "whole numbers in brackets, such as [1000, 2000]"
     if origin is tuple:
@@ -109,7 +112,3 @@ def _locate(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[st
 
 def _either(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _as_toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from nearfar.data.decode import Unreadable, UnreadableImage, find_unreadable, processors
 from nearfar.data.preprocess import Preprocess
 from nearfar.data.table import Table
+from nearfar.data.workers import loss_in_one_sentence, signals_wait, stand_apart
 from nearfar.errors import DataError
 
 log = logging.getLogger("nearfar")
@@ -107,6 +108,7 @@ class Images:
 
         Raises:
             UnreadableImage: if a file cannot be decoded any more.
+        WorkerLost: if a process that reads them was killed.
         """
         if self.pixels is not None:
             for chosen in batch_sampler:
@@ -115,10 +117,13 @@ class Images:
             return
         loader = self.start_workers()
         self.feed.source = batch_sampler
-        for batch in loader:
-            if isinstance(batch, Unreadable):
-                raise UnreadableImage(batch.path, batch.reason)
-            yield batch
+        with loss_in_one_sentence():
+            with signals_wait():
+                batches = iter(loader)
+            for batch in batches:
+                if isinstance(batch, Unreadable):
+                    raise UnreadableImage(batch.path, batch.reason)
+                yield batch
 
     def start_workers(self) -> DataLoader[Any]:
         """Return the loader, whose workers live as long as this object."""
@@ -129,6 +134,7 @@ class Images:
                 num_workers=self.workers,
                 collate_fn=collate,
                 persistent_workers=self.workers > 0,
+                worker_init_fn=stand_apart,
                 generator=torch.Generator().manual_seed(0),
             )
         return self.loader

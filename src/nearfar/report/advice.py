@@ -46,13 +46,18 @@ def _length(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list
         return []
     longer = f"train.steps to {2 * total}" if isinstance(total, int) else f"train.epochs to {2 * epochs}"
     key, words = ("map_at_r", "MAP@R") if best.get("map_at_r") is not None else ("recall_at_1", "recall@1")
-    value = f"{words} {percent(best[key])}"
+    value, final = f"{words} {percent(best[key])}", checks[-1].get(key)
+    if best[key] >= 1:
+        return [
+            f"Validation reached {value} and cannot tell epochs apart any more, so the last of them was "
+            "kept: hold out more classes with train.validation_fraction, or set train.validate_on to 'none'."
+        ]
     if best["step"] == checks[-1]["step"]:
         return [
             f"The last validation was the best one ({value} at epoch {best['epoch']} of {epochs}), so "
             f"the model was still learning: set {longer}."
         ]
-    if best["epoch"] <= 0.5 * epochs:
+    if best["epoch"] <= 0.5 * epochs and isinstance(final, float) and final < best[key]:
         return [
             f"Validation was best at epoch {best['epoch']} of {epochs} ({value}) and fell afterwards: raise "
             "optimizer.weight_decay or widen augment.scale, so that the training pictures are learned less "

@@ -166,6 +166,8 @@ def _story(log: list[dict[str, Any]], config: Config) -> dict[str, Any]:
     seconds = end.get("seconds", log[-1].get("seconds") if log else None)
     keys = ("command", "commit", "machine", "versions", "started", "device")
     story = {key: start[key] for key in keys if start.get(key) is not None}
+    if isinstance(numerics := start.get("numerics"), dict):
+        story |= {"precision": numerics.get("precision"), "precision_reason": numerics.get("reason")}
     return {**story, "seconds": seconds, "seed": config.train.seed}
 
 

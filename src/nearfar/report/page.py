@@ -27,7 +27,7 @@ from nearfar.report.sections import (
 )
 from nearfar.report.summary import Findings, find, sentence, summarise
 
-RUN_KEYS = ("command", "commit", "machine", "versions", "seconds", "seed", "started")
+RUN_KEYS = ("command", "commit", "machine", "versions", "seconds", "seed", "started", "precision", "device")
 
 
 def write_report(material: Material, folder: str | Path, *, progress: Progress | None = None) -> Path:

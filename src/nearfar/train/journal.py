@@ -87,6 +87,11 @@ class Journal:
         """Tell that a run is resumed, and whether it computes as ``before``: see ``arithmetic``."""
         self.tell("resume", **environment(parts.device))
         self.live.say(f"going on after step {self.step}")
+        if self.log is not None and self.log.missing:
+            self.warn(
+                f"{self.path} was cut: {self.log.missing:,} bytes that it had at this checkpoint are gone, "
+                "and the numbers of some steps with them; the weights are not touched by that."
+            )
         now = arithmetic(parts.device)
         changed = [
             f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -48,16 +49,19 @@ class Live:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._progress:
-            self._progress.stop()
+            with suppress(OSError):
+                self._progress.stop()
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        with suppress(OSError):  # a terminal that was closed is no reason to end a run
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Show the numbers of a step."""
         if self._progress:
-            self._progress.update(self._task, completed=record["step"], description=self._text(record))
+            with suppress(OSError):
+                self._progress.update(self._task, completed=record["step"], description=self._text(record))
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.say(f"step {record['step']}/{self._steps}  {self._text(record)}")

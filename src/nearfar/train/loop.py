@@ -12,9 +12,10 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from nearfar.config import Config
 from nearfar.data.samplers import PKSampler, Share, own_part
+from nearfar.data.workers import loss_in_one_sentence
 from nearfar.distributed import any_rank, gather_rows, of_rank_0, rank, wait_for_all
 from nearfar.train.checkpoint import save_checkpoint
-from nearfar.train.folder import BEST, LAST, MODEL
+from nearfar.train.folder import BEST, LAST, MODEL, damage_of_best
 from nearfar.train.further import further_numbers, told_by
 from nearfar.train.gradient import gradient
 from nearfar.train.journal import Journal
@@ -23,13 +24,12 @@ from nearfar.train.mine import is_due, mine
 from nearfar.train.network import network_for
 from nearfar.train.optimizer import learning_rate, rest, set_learning_rates
 from nearfar.train.plan import Plan
-from nearfar.train.precision import Numerics
+from nearfar.train.precision import Numerics, choose_numerics
 from nearfar.train.randomness import derive_seed, seed_everything
 from nearfar.train.ranks import Exchanged, batch_norm_warning, gradient_norm, own_place, same_numbers
 from nearfar.train.setup import Parts, fingerprint
 from nearfar.train.state import Progress, state_of, take_up
 from nearfar.train.stopping import RunInterrupted, StopRequest
-from nearfar.train.trial import measured_numerics
 from nearfar.train.validate import validate
 from nearfar.train.watch import StepNumbers, Watch, diverged, numbers_of
 
@@ -66,7 +66,8 @@ class Run:
         self.data = fingerprint(parts.images.table)
         self.watch = Watch(told_by(parts.loss).settings, journal.warn)
         if state is None:
-            self.numerics = of_rank_0(measured_numerics(config, parts))
+            chosen = choose_numerics(config.train.precision, parts.device, parts.embedder)
+            self.numerics = of_rank_0(chosen)  # machines may differ
         else:
             self.numerics = Numerics(**state["numerics"])
             self.at = take_up(config, parts, state, data=self.data, watch=self.watch, folder=folder)
@@ -82,11 +83,17 @@ class Run:
     def train(self, command: str) -> RunResult:
         """Run the epochs that are left; the last one may end early, at the last step."""
         log_size = 0 if self.state is None else self.state["log_size"]
-        with self.journal.open(self.steps, self.at.step, log_size), StopRequest() as self.stop:
+        with (
+            self.journal.open(self.steps, self.at.step, log_size),
+            StopRequest(self.folder, shown=self.journal.shown) as self.stop,
+            loss_in_one_sentence(),
+        ):
             if self.state is None:
                 self.journal.begin(self.parts, self.numerics, command, self.steps)
             else:
                 self.journal.go_on(self.parts, self.state["arithmetic"])
+                if rank() == 0 and (damage := damage_of_best(self.folder)) is not None:
+                    self.journal.warn(damage)
             if (warning := batch_norm_warning(self.parts.embedder)) is not None:
                 self.journal.warn(warning)
             while self.at.step < self.steps:
@@ -209,7 +216,7 @@ class Run:
                 self._keep_best(epoch, {}, command)
         elif last or (epoch + 1) % self.config.train.validate_every == 0:
             found = validate(self.parts.embedder, images, self.parts.device, self.numerics.layout())
-            best = not at.best or found.map_at_r > at.best["map_at_r"]
+            best = not at.best or found.map_at_r >= at.best["map_at_r"]  # of equals the later
             self.journal.validation(epoch, found, best)
             self.watch.look_at_ties(found.tied)
             if best:
@@ -252,7 +259,7 @@ class Run:
             log_size=self.journal.size(),
         )
         if rank() == 0:
-            save_checkpoint(self.folder / LAST, state)
+            save_checkpoint(self.folder / LAST, state, keep=True)
         self.saved = time.monotonic()
 
     def _interrupt(self) -> None:

@@ -67,6 +67,8 @@ class Passes:
         free = "" if self.free is None else f" of {shown(self.free)} free"
         verdict = "" if self.free is None else ": it fits" if fits else ": it does not fit"
         told = [f"one pass    {shown(self.bytes_with(0))}{free}, {self.one_pass:.3g} s a step{verdict}"]
+        if self.free is not None:
+            told[0] += f" (half of what is free, {shown(int(SHARE * self.free))}, may be kept)"
         chunk = self.chunk or self.proposed or 0
         if 0 < chunk < self.batch:
             slower = self.two_passes / self.one_pass

@@ -1,18 +1,25 @@
 """The dry run: one batch through everything, and what a whole run would cost."""
 
 import math
-from dataclasses import dataclass
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 
 from nearfar.config import Config
+from nearfar.data.decode import UnreadableImage, decode
 from nearfar.train.live import duration
 from nearfar.train.network import network_for
 from nearfar.train.passes import Passes, probe_size, shown, weigh
-from nearfar.train.precision import Numerics
+from nearfar.train.precision import Numerics, choose_numerics
 from nearfar.train.randomness import derive_seed
 from nearfar.train.setup import Parts, weight_count
-from nearfar.train.trial import measured_numerics
+
+PROBES = 8
+"""Images that are read to learn how long that takes."""
+REPORT = 10.0
+"""Seconds for the figures and the map of a report, whatever is in it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Plan:
         numerics: number format and why.
         device: where it runs.
         passes: what the batch costs in one pass and in two.
+        beside: seconds beside the steps: to read the images, to validate, and for the report.
     """
 
     train: tuple[int, int]
@@ -52,6 +60,12 @@ class Plan:
     numerics: Numerics
     device: str
     passes: Passes
+    beside: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, the report included."""
+        return self.step_seconds * self.steps + sum(self.beside.values())
 
     def __str__(self) -> str:
         def part(name: str, counts: tuple[int, int]) -> str:
@@ -72,6 +86,8 @@ class Plan:
                 *self.passes.lines(),
                 f"time        {self.step_seconds:.3f} s a step, {epoch} an epoch of {self.steps_per_epoch} "
                 f"steps, {run} for {self.steps:,} steps ({self.epochs} epochs)",
+                f"            about {duration(self.seconds)} with "
+                + ", ".join(f"{duration(seconds)} for {what}" for what, seconds in self.beside.items()),
                 "nothing was written.",
             ]
         )
@@ -89,7 +105,7 @@ def plan(config: Config, parts: Parts) -> Plan:
     labels = labels.to(parts.device)
     probe = probe_size(parts.embedder.preprocess.size, n, chunk)
 
-    numerics = measured_numerics(config, parts)
+    numerics = choose_numerics(config.train.precision, parts.device, parts.embedder)
     parts.embedder.eval()
     network = network_for(parts.embedder, parts.loss)
     embeddings, first = [], None
@@ -136,4 +152,38 @@ def plan(config: Config, parts: Parts) -> Plan:
         numerics=numerics,
         device=str(parts.device),
         passes=passes,
+        beside=_beside(config, parts, passes.second / n),
     )
+
+
+def _beside(config: Config, parts: Parts, forward: float) -> dict[str, float]:
+    """Reckon what a run takes beside its steps from a few images that are read.
+
+    Args:
+        forward: seconds in which the network embeds an image.
+    """
+    tables, epochs = parts.tables, math.ceil(parts.steps / len(parts.sampler))
+    small, whole = _seconds_to_read(parts)
+    validation = 0 if tables.validation is None else len(tables.validation)
+    train, test = len(tables.train), len(tables.test)
+    checks = math.ceil(epochs / config.train.validate_every)
+    # The report reads the test images for their pixels and two networks, and the training ones for copies.
+    report = (train + 2 * test) * whole + 2 * test * (small + forward) + REPORT
+    return {
+        "reading": (train + validation) * small,
+        "validation": validation * checks * forward,
+        "the report": report,
+    }
+
+
+def _seconds_to_read(parts: Parts) -> tuple[float, float]:
+    """Return the seconds for an image as the network needs it, and for one in all its pixels."""
+    paths = parts.tables.test.path[:: max(1, len(parts.tables.test) // PROBES)][:PROBES].tolist()
+    times = []
+    for read in (parts.embedder.preprocess.load, decode):
+        began = time.perf_counter()
+        for path in paths:
+            with suppress(UnreadableImage):  # told when the run comes to it
+                read(path)
+        times.append((time.perf_counter() - began) / len(paths))
+    return times[0], times[1]

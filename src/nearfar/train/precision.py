@@ -1,11 +1,12 @@
 """Number format and memory layout of the network; the loss is float32 always."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from nearfar.errors import NearfarError
 
@@ -60,18 +61,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_numerics(
-    wanted: Literal["auto", "float32", "bfloat16"], device: torch.device, seconds: Callable[[Numerics], float]
+    wanted: Literal["auto", "float32", "bfloat16"], device: torch.device, network: nn.Module
 ) -> Numerics:
-    """Choose number format and layout.
+    """Choose number format and layout by rule and never by the clock: a machine chooses the same each time.
 
-    A GPU that computes bfloat16 uses it. A CPU is timed, and only when it has instructions for bfloat16:
-    without them it is many times slower. The gain must be clear (a third), so that the choice does not hang
-    on the noise of the clock.
+    A GPU that computes bfloat16 uses it. So does a CPU with units for products of such matrices (AMX), for a
+    network whose products are large: a convolution in groups (depthwise) gains nothing from them. What else
+    a CPU may have, vectors of bfloat16 (AVX-512 BF16), is too close to float32 to be worth the digits.
 
     Args:
         wanted: ``train.precision``.
         device: where the network runs.
-        seconds: times one training step on a copy.
+        network: what is trained.
     """
     layout = device.type != "mps"
     if wanted != "auto":
@@ -82,12 +83,21 @@ def choose_numerics(
         return Numerics("float32", layout, "this GPU has no bfloat16")
     if device.type != "cpu" or not cpu_has_bfloat16():
         return Numerics("float32", layout, f"this {device.type} has no instructions for bfloat16")
-    plain, half = (Numerics(name, layout, "") for name in ("float32", "bfloat16"))
-    # In turn, so that a busy moment of the machine does not fall on one of them alone.
-    rounds = [(seconds(plain), seconds(half)) for _ in range(3)]
-    slow, fast = (min(times) for times in zip(*rounds, strict=True))
-    measured = f"a step takes {slow:.3f} s in float32 and {fast:.3f} s in bfloat16"
-    return Numerics("bfloat16" if fast * 4 / 3 < slow else "float32", layout, measured)
+    if not cpu_has_matrix_units():
+        return Numerics("float32", layout, "this cpu has no matrix units for bfloat16")
+    if in_groups(network):
+        return Numerics("float32", layout, "convolutions in groups gain nothing from bfloat16 on a cpu")
+    return Numerics("bfloat16", layout, "this cpu has matrix units for bfloat16")
+
+
+def in_groups(network: nn.Module) -> bool:
+    """Whether a network has convolutions of which each output sees a part of the inputs alone."""
+    return any(module.groups > 1 for module in network.modules() if isinstance(module, nn.Conv2d))
+
+
+def cpu_has_matrix_units() -> bool:
+    """Whether the CPU has units for products of matrices in bfloat16 (AMX)."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
 def cpu_has_bfloat16() -> bool:

@@ -26,7 +26,11 @@ from nearfar.models import Embedder
 from nearfar.train.large_batch import batch_norm_refusal
 from nearfar.train.optimizer import create_optimizer, parameter_groups
 from nearfar.train.randomness import seed_everything
+from nearfar.train.room import free_memory
 from nearfar.train.schedule import Schedule
+
+FEW = 10
+"""Training classes under which a run is told that they are few."""
 
 log = logging.getLogger("nearfar")
 
@@ -108,6 +112,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
     embedder = embedder.to(device)
     _check_chunks(config, embedder)
     images = _images(config, tables.train, embedder)
+    _tell_few(tables)
     loss = make_loss(config, images.table.label, embedder.dim).to(device)
     sampler_name, sampler_settings = named(config.batch.sampler)
     sampler = create_sampler(
@@ -127,6 +132,11 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
             f"optimizer.head_only_epochs = {wanted.head_only_epochs} are {head_only_steps} steps and leave "
             f"nothing of train.steps = {steps}; set it lower."
         )
+    if config.memory.size > 0 and config.memory.start_after >= steps:
+        raise ConfigError(
+            f"memory.start_after = {config.memory.start_after} is beyond the run of {steps} steps, so that "
+            "its memory is never used; set it lower, or memory.size to 0."
+        )
     groups = parameter_groups(embedder.backbone, embedder, loss, wanted, head_only_steps)
     return Parts(
         tables=tables,
@@ -140,13 +150,25 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         ),
         embedder=embedder,
         loss=loss,
-        memory=make_memory(config, loss),
+        memory=make_memory(config, loss, embedder.dim, device),
         optimizer=create_optimizer(groups, wanted),
         schedule=Schedule.of(wanted, steps, len(sampler)),
         device=device,
         head_only_steps=head_only_steps,
         steps=steps,
     )
+
+
+def _tell_few(tables: Tables) -> None:
+    classes, held_out = tables.train.class_count(), tables.validation
+    if classes < FEW:
+        more = "" if held_out is None else ", or set train.validate_on = 'none'"
+        log.warning(
+            "this run trains on %d classes, and few classes teach little of what tells new ones apart: add some"
+            "%s.",
+            classes,
+            more,
+        )
 
 
 def _check_chunks(config: Config, embedder: Embedder) -> None:
@@ -204,11 +226,13 @@ def _balanced(labels: np.ndarray) -> dict[int, float]:
     return dict(zip(classes.tolist(), weights.tolist(), strict=True))
 
 
-def make_memory(config: Config, loss: Loss | Sum) -> CrossBatchMemory | None:
+def make_memory(
+    config: Config, loss: Loss | Sum, dim: int = 1, device: torch.device | None = None
+) -> CrossBatchMemory | None:
     """Return the memory that ``config.memory`` describes, if any.
 
     Raises:
-        ConfigError: if the loss has no use for it.
+        ConfigError: if the loss has no use for it, or the device no room.
     """
     wanted = config.memory
     if wanted.size == 0:
@@ -218,6 +242,13 @@ def make_memory(config: Config, loss: Loss | Sum) -> CrossBatchMemory | None:
         raise ConfigError(
             f"memory.size = {wanted.size} has no use with {config.loss.name}, which does not compare "
             "embeddings with each other; set it to 0."
+        )
+    needed = wanted.size * dim * getattr(torch, wanted.dtype).itemsize
+    free = free_memory(torch.device("cpu") if wanted.device == "cpu" or device is None else device)
+    if free is not None and needed > free and not wanted.sharded:
+        raise ConfigError(
+            f"memory.size = {wanted.size} embeddings of {dim} numbers are {needed / 2**30:,.1f} GB, and "
+            f"{free / 2**30:,.1f} GB are free; set it lower."
         )
     return CrossBatchMemory(
         wanted.size,

@@ -1,11 +1,14 @@
 """Where the numbers of a run go: a file of JSON lines always, and any service behind four methods."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+log = logging.getLogger("nearfar")
 
 
 @runtime_checkable
@@ -36,12 +39,20 @@ class JsonLines:
         path: the file; what it holds is kept.
         size: bytes to keep. A run that goes on from a checkpoint drops what was written after it, so that the
             file is the log of one run.
+
+    Attributes:
+        missing: bytes that the checkpoint knows of and the file lacks: it was cut.
     """
 
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
-        self._file = path.open("ab", buffering=0)
-        if self._file.tell() > size:
+        self._file = path.open("a+b", buffering=0)
+        there = self._file.seek(0, os.SEEK_END)
+        self.missing = max(0, size - there)
+        if self.missing:  # cut: what is written next begins a line of its own
+            self._file.seek(0)
+            size = self._file.readall().rfind(b"\n") + 1
+        if there > size:
             self._file.truncate(size)
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
@@ -66,9 +77,21 @@ class JsonLines:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Return the records of a ``log.jsonl``; a last line that was cut off by a crash is left out."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    """Return the records of a ``log.jsonl``; lines that are no records, cut off or damaged, are left out."""
+    records, bad = [], 0
+    lines = Path(path).read_bytes().split(b"\n")
+    for line in lines[:-1]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("kind", ""), str):
+            records.append(record)
+        elif line.strip():
+            bad += 1
+    if bad:
+        log.warning("%s: left out %d lines that are no records; they are cut or damaged.", path, bad)
+    return records
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,8 @@ class Validation:
 
     Attributes:
         recall_at_1: share of images whose nearest neighbour is of their class.
-        map_at_r: MAP@R; the best epoch is the one where it is highest.
+        map_at_r: MAP@R; the best epoch is the one where it is highest, of several the last: once all held-out
+            images are found, what was trained longer is the better guess.
         tied: share of images whose result hangs on the order of equal similarities.
     """
 

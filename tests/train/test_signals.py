@@ -1,0 +1,166 @@
+"""Signals to a training and to the processes that read its images."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nearfar.config import Config
+from nearfar.data.workers import WorkerLost
+from nearfar.train import RunInterrupted, read_log, train
+from nearfar.train.checkpoint import load_checkpoint
+from nearfar.train.stopping import StopRequest
+from stopped_runs import At, assert_same_weights, changed
+
+WORKERS = {"workers": 2, "memory_limit": "0B"}
+
+
+def children() -> list[int]:
+    """Processes of this one, the readers of images among them."""
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+@pytest.fixture
+def command(pictures: Path, tmp_path: Path) -> list[str]:
+    settings = [
+        "model.backbone=nearfar/small",
+        "model.size=32",
+        "batch.classes_per_batch=3",
+        "train.epochs=400",
+    ]
+    settings += [
+        "data.workers=2",
+        "data.memory_limit=0B",
+        "train.precision=float32",
+        "train.validate_on=none",
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "nearfar",
+        "train",
+        str(pictures),
+        *settings,
+        "--folder",
+        str(tmp_path / "run"),
+    ]
+
+
+def begun(command: list[str], folder: Path, lines: int = 5) -> "subprocess.Popen[str]":
+    """Start a training in a group of its own and return once it makes steps."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "log.jsonl").exists() and (folder / "log.jsonl").read_bytes().count(b"\n") > lines:
+            return process
+        time.sleep(0.02)
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
+def test_a_signal_to_the_group_leaves_a_checkpoint(command: list[str], tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        lines = len(read_log(tmp_path / "run" / "log.jsonl")) if (tmp_path / "run").exists() else 0
+        again = ["--resume"] if lines else []
+        process = begun([*command, *again], tmp_path / "run", lines + 5)
+        os.killpg(process.pid, number)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 1, told
+        assert "nearfar: stopping as soon as this step is done, with a checkpoint" in told
+        assert told.splitlines()[-1].startswith("nearfar: stopped after step ")
+        assert "should not happen" not in told
+        step = load_checkpoint(tmp_path / "run" / "last")["progress"]["step"]
+        assert f"stopped after step {step} of " in told
+
+
+def test_a_worker_outlives_the_signals_of_its_group(config: Config, tmp_path: Path) -> None:
+    config = changed(config, "data", **WORKERS)
+    train(config, tmp_path / "whole", progress=False)
+
+    def to_all() -> None:
+        readers = [pid for pid in children() if os.getpgid(pid) != os.getpgid(0)]
+        assert len(readers) >= 2
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(RunInterrupted, match="stopped after step 4 of 12"):
+        train(config, tmp_path / "run", progress=False, trackers=[At(to_all, kind="step", step=4)])
+    train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_killed_worker_is_one_sentence(config: Config, tmp_path: Path) -> None:
+    config = changed(changed(config, "data", **WORKERS), "train", epochs=9)
+
+    def kill() -> None:
+        for pid in children():
+            if os.getpgid(pid) != os.getpgid(0):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)  # for the system's word of it to come
+
+    with pytest.raises(
+        WorkerLost, match=r"^process [\d, ]+, which read images, ended \(it was killed\), .* --resume\.$"
+    ):
+        train(config, tmp_path / "run", progress=False, trackers=[At(kill, kind="step", step=9)])
+    train(config, tmp_path / "run", resume=True, progress=False)
+
+
+def test_what_a_second_signal_says(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with StopRequest(tmp_path / "run") as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        assert stop.requested
+        with pytest.raises(
+            KeyboardInterrupt, match=rf"without a checkpoint .*: nearfar train {tmp_path / 'run'} --resume$"
+        ):
+            os.kill(os.getpid(), signal.SIGINT)
+    first, *more = capfd.readouterr().err.splitlines()
+    assert (
+        first
+        == "nearfar: stopping as soon as this step is done, with a checkpoint; Ctrl-C stops at once, without."
+    )
+    assert [line.startswith("nearfar: still stopping: ") for line in more] == [True, True]
+
+
+def test_hangups_that_are_ignored_stay_so(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(tmp_path) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_system_without_hangups() -> None:
+    code = (
+        "import signal, os\n"
+        "for name in ('SIGHUP', 'pthread_sigmask'): delattr(signal, name)\n"
+        "del os.setpgid\n"
+        "import nearfar.data.workers as workers, nearfar.train.stopping as stopping\n"
+        "workers.stand_apart(0)\n"
+        "with workers.signals_wait(): pass\n"
+        "print(len(stopping.SIGNALS))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "2\n", done.stderr
+
+
+def test_a_signal_before_the_first_step(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError
+
+    monkeypatch.setattr("nearfar.train.start.tables_of", read)
+    with pytest.raises(KeyboardInterrupt, match="stopped before training began"):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
