@@ -15,7 +15,8 @@ class LiveSampler(Protocol):
     """Draws each batch when it is asked for, from what was learned until then.
 
     A sampler of this kind says how to ``draw`` a batch and what to ``learn`` from a step; the rest is here.
-    Call ``update`` after each training step. A batch depends on the labels, the settings, ``seed``, its place
+    Call ``update`` after each training step. Each iteration is an epoch, and the next one that of the next
+    epoch, also when the one before was left early; ``set_epoch`` jumps. A batch depends on the labels, the settings, ``seed``, its place
     and on what was learned; all of this is state. Batches that were handed out but not trained on yet (a
     loader reads ahead) are state too: a resumed run trains on the same ones.
 
@@ -91,16 +92,27 @@ class LiveSampler(Protocol):
         return f"{type(self).__name__}({size}, {len(self)} batches)"
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.place.steps(len(self)):
+        before = self.place.epoch
+        steps = self.place.begin(len(self))
+        epoch = self.place.epoch
+        if epoch != before:
+            self.trained, self.ahead = 0, {}
+        for step in steps:
             if step not in self.ahead:
-                random = np.random.Generator(np.random.PCG64([self.seed, self.place.epoch, step]))
+                random = np.random.Generator(np.random.PCG64([self.seed, epoch, step]))
                 self.ahead[step] = self.draw(random).tolist()
+            self.place.position = step + 1
             yield self.ahead[step]
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of ``epoch``; the epoch that ``load_state_dict`` restored keeps its place."""
         if self.place.go_to(epoch):
             self.trained, self.ahead = 0, {}
+
+    @property
+    def sampler(self) -> "LiveSampler":
+        """Itself: engines call ``batch_sampler.sampler.set_epoch``."""
+        return self
 
     def update(self, ids: Any, embeddings: Any) -> None:
         """Take note of a training step: the rows it was made of, and what they were embedded as.
