@@ -16,9 +16,9 @@ class LiveSampler(Protocol):
 
     A sampler of this kind says how to ``draw`` a batch and what to ``learn`` from a step; the rest is here.
     Call ``update`` after each training step. Each iteration is an epoch, and the next one that of the next
-    epoch, also when the one before was left early; ``set_epoch`` jumps. A batch depends on the labels, the settings, ``seed``, its place
-    and on what was learned; all of this is state. Batches that were handed out but not trained on yet (a
-    loader reads ahead) are state too: a resumed run trains on the same ones.
+    epoch, also when the one before was left early; ``set_epoch`` jumps. A batch depends on the labels, the
+    settings, ``seed``, its place and on what was learned; all of this is state. Batches that were handed out
+    but not trained on yet (a loader reads ahead) are state too: a resumed run trains on the same ones.
 
     Args:
         labels: class of each image.
