@@ -1,5 +1,6 @@
 """The command that turns images into embeddings."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from nearfar.cli.app import app
 from nearfar.cli.show import Steps, print_json
 from nearfar.errors import ConfigError, DataError, require
+from nearfar.printable import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,16 +53,18 @@ def embed(
 
 
 def _images(paths: list[Path]) -> list[str]:
-    """List the image files among and below ``paths``, sorted within each."""
-    from nearfar.data.folders import IMAGE_ENDINGS
+    """List the image files among and below ``paths``, sorted within each; what is left out is told."""
+    from nearfar.data.listing import pictures_under
 
     found: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
-            if not inside:
+            inside = pictures_under(path)
+            for sentence in inside.sentences():
+                print(f"{printable(path)}: {sentence}.", file=sys.stderr)
+            if not inside.pictures:
                 raise DataError(f"{path} has no images in it; give image files or folders of them.")
-            found.extend(str(file) for file in inside if not file.name.startswith("."))
+            found += inside.pictures
         elif path.is_file():
             found.append(str(path))
         else:
