@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nearfar.data.decode import Unreadable, UnreadableImage, find_unreadable, processors
+from nearfar.data.decode import Unreadable, UnreadableImage, find_unreadable, processors, shallow_grey
 from nearfar.data.preprocess import Preprocess
 from nearfar.data.table import Table
 from nearfar.errors import DataError
@@ -77,8 +77,14 @@ class Images:
                 bytes_needed / 2**30,
                 memory_limit / 2**30,
             )
-            self.unreadable = find_unreadable(table, self.workers or 1, progress) if check else []
+            self.unreadable = (
+                find_unreadable(table, self.workers or 1, progress, at_least=2 * preprocess.resize)
+                if check
+                else []
+            )
         self.table = table
+        if (sentence := shallow_grey(table)) is not None:
+            log.warning("%s", sentence)
         if self.unreadable:
             self.leave_out_unreadable(skip_unreadable)
         self.labels: Int64[Tensor, " image"] = torch.from_numpy(self.table.label.copy())

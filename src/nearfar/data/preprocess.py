@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nearfar.data.decode import decode
+from nearfar.data.decode import check_shape, decode
 from nearfar.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -61,7 +61,12 @@ class Preprocess:
         return self.from_image(decode(path, at_least=2 * self.resize))
 
     def from_image(self, image: "Image") -> UInt8[Tensor, "3 resize resize"]:
-        """Resize an RGB image to the square."""
+        """Resize an RGB image to the square.
+
+        Raises:
+            DataError: if it is so long that this would take gigabytes.
+        """
+        check_shape(image.size)
         functional = require("torchvision.transforms.v2.functional", "train")
         wanted = [self.resize] if self.fit == "crop" else [self.resize, self.resize]
         if sorted(image.size) != sorted([self.resize, self.resize]):
