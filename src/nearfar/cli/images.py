@@ -14,6 +14,8 @@ from nearfar.printable import printable
 if TYPE_CHECKING:
     import numpy as np
 
+    from nearfar.data import Table
+
 SUFFIXES = (".npz", ".parquet")
 
 
@@ -29,6 +31,9 @@ def embed(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to write: .npz or .parquet.", show_default=False)
     ],
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Go on without broken images.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed images: one row of unit length for each, beside its path."""
@@ -39,12 +44,22 @@ def embed(
     if output.suffix == ".parquet":
         require("pyarrow", "train")
     import nearfar
+    from nearfar.data import UnreadableImage
+    from nearfar.data.images import without_unreadable
     from nearfar.train.precision import choose_device
 
     files = _images(paths)
     model = nearfar.load(run).to(choose_device("auto"))
-    with Steps("embed") as steps:
-        embeddings = model.encode(files, progress=steps)
+    table, advice = _table(files), "give --skip-unreadable"
+    if skip_unreadable:
+        table = without_unreadable(table, skip=True, at_least=2 * model.preprocess.resize)
+    try:
+        with Steps("embed") as steps:
+            embeddings = model.encode(table, progress=steps)
+    except UnreadableImage:
+        without_unreadable(table, skip=False, advice=advice, at_least=2 * model.preprocess.resize)
+        raise
+    files = table.path.tolist()
     _write(output, files, embeddings.numpy())
     if as_json:
         print_json({"file": output, "images": len(files), "dim": model.dim, "model": model.fingerprint()})
@@ -72,6 +87,15 @@ def _images(paths: list[Path]) -> list[str]:
     return found
 
 
+def _table(files: list[str]) -> "Table":
+    """Return files as a table of one class."""
+    import numpy as np
+
+    from nearfar.data import Table
+
+    return Table(np.array(files, dtype=object), np.zeros(len(files), np.int64), ("",))
+
+
 def _write(output: Path, files: list[str], embeddings: "np.ndarray") -> None:
     import io
 
@@ -87,5 +111,5 @@ def _write(output: Path, files: list[str], embeddings: "np.ndarray") -> None:
         import pyarrow.parquet as pq
 
         rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-        pq.write_table(pa.table({"path": files, "embedding": rows}), buffer)
+        pq.write_table(pa.table({"path": [printable(file) for file in files], "embedding": rows}), buffer)
     write_atomically(output, buffer.getvalue())

@@ -1,10 +1,8 @@
 """From a configuration to everything that a run needs: tables, images, network, loss, optimiser."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,10 +11,14 @@ from torch import nn
 from nearfar.config import AddedLoss, Config
 from nearfar.config import Loss as LossSection
 from nearfar.config.loss_settings import named
-from nearfar.data import Augment, Images, Table, packs, read_table, split_by_class, train_and_test
-from nearfar.data.decode import processors
+from nearfar.config.source import read_source
+from nearfar.data import Augment, Images, Table, packs, split_by_class, train_and_test
+from nearfar.data.decode import Unreadable, find_unreadable, processors
+from nearfar.data.fingerprint import fingerprint  # noqa: F401 (its name here is known)
+from nearfar.data.images import UnreadableImages
 from nearfar.data.samplers import BatchSampler, create_sampler
-from nearfar.distributed import local_world_size
+from nearfar.data.split import tell_few_classes, tell_roles
+from nearfar.distributed import by_rank_0, local_world_size
 from nearfar.errors import ConfigError, DataError
 from nearfar.losses import Loss, Sum
 from nearfar.losses import create as create_loss
@@ -33,11 +35,12 @@ log = logging.getLogger("nearfar")
 
 @dataclass(frozen=True)
 class Tables:
-    """The classes of a run, in three parts that share none.
+    """The images of a run, in three parts. They share no class, unless the source says otherwise.
 
     Attributes:
         train: what is learned from.
-        validation: held out of the training classes to choose the best epoch; None without validation.
+        validation: what chooses the best epoch: classes held out of training, or the rows of ``split``
+            "validation", whose classes may be known ones; None without validation.
         test: never looked at while training.
     """
 
@@ -71,26 +74,22 @@ def tables_of(config: Config) -> Tables:
     Raises:
         DataError: if too few classes are left.
     """
-    table = read_table(config.data.source) if config.data.root is None else read_table(config.data.root)
-    if "box" in table.columns:
-        log.warning("%s has boxes, which are not cropped yet: whole images are used.", table.name)
-    if "is_gallery" in table.columns:
-        log.warning(
-            "%s has queries and a gallery: the report lets each test image search all others; "
-            "`nearfar evaluate` follows the roles.",
-            table.name,
-        )
+    table = read_source(config.data)
+    tell_roles(table)
     train, test = train_and_test(table, seed=config.data.split_seed)
     _check_searchable(test, "test", "the report could show nothing; give the test half classes of two images")
-    if config.train.validate_on == "none":
-        return Tables(train, None, test)
     split = table.columns.get("split")
-    if split is not None and (split == "validation").any():
-        validation = table.select(split == "validation")
-        _check_searchable(validation, "validation", "set train.validate_on = 'none' or give it such classes")
-        return Tables(train, validation, test)
-    held_out, rest = _hold_out(config, train)
-    return Tables(rest, held_out, test)
+    validation = None
+    if config.train.validate_on != "none":
+        if split is not None and (split == "validation").any():
+            validation = table.select(split == "validation")
+            _check_searchable(
+                validation, "validation", "set train.validate_on = 'none' or give it such classes"
+            )
+        else:
+            validation, train = _hold_out(config, train)
+    tell_few_classes(train, validation, test)
+    return Tables(train, validation, test)
 
 
 def assemble(config: Config, tables: Tables, device: torch.device, embedder: Embedder | None = None) -> Parts:
@@ -107,7 +106,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         embedder = Embedder(**config.model.model_dump())
     embedder = embedder.to(device)
     _check_chunks(config, embedder)
-    images = _images(config, tables.train, embedder)
+    images, validation_images = _all_images(config, tables, embedder)
     loss = make_loss(config, images.table.label, embedder.dim).to(device)
     sampler_name, sampler_settings = named(config.batch.sampler)
     sampler = create_sampler(
@@ -131,7 +130,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
     return Parts(
         tables=tables,
         images=images,
-        validation_images=None if tables.validation is None else _images(config, tables.validation, embedder),
+        validation_images=validation_images,
         sampler=sampler,
         augment=Augment(
             embedder.preprocess.size,
@@ -237,14 +236,6 @@ def flips(config: Config) -> bool:
     return packs.describe(config.data.source).flip if config.data.source in packs.names() else True
 
 
-def fingerprint(table: Table) -> str:
-    """Return a hash of file names and classes, the same wherever the files lie."""
-    digest = hashlib.sha256()
-    for path, label in zip(table.path, table.label, strict=True):
-        digest.update(f"{Path(path).name}\0{table.classes[label]}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def weight_count(modules: Sequence[nn.Module]) -> int:
     """Return the number of weights."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
@@ -271,6 +262,30 @@ def _hold_out(config: Config, train: Table) -> tuple[Table, Table]:
         held_out, "validation", "set train.validate_on = 'none' or raise train.validation_fraction"
     )
     return held_out, rest
+
+
+def _all_images(config: Config, tables: Tables, embedder: Embedder) -> tuple[Images, Images | None]:
+    """Return the training and the validation images; whatever part they are of, all broken ones are told now.
+
+    Raises:
+        UnreadableImages: if there are any and ``data.skip_unreadable`` is off.
+    """
+    images: list[Images | None] = []
+    broken: list[Unreadable] = []
+    for table in (tables.train, tables.validation):
+        try:
+            images.append(None if table is None else _images(config, table, embedder))
+        except UnreadableImages as error:
+            broken += error.unreadable
+    if not config.data.skip_unreadable:
+        enough = 2 * embedder.preprocess.resize
+        broken += by_rank_0(lambda: find_unreadable(tables.test, at_least=enough))
+    if broken:
+        parts = (tables.train, tables.validation, tables.test)
+        raise UnreadableImages(broken, sum(len(table) for table in parts if table is not None))
+    train, validation = images
+    assert train is not None
+    return train, validation
 
 
 def _images(config: Config, table: Table, embedder: Embedder) -> Images:
