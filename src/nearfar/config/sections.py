@@ -106,6 +106,8 @@ class Model(Section):
     freeze_batch_norm: bool = False
     size: Annotated[int, Field(ge=8)] | None = None
     """Side of the square that the network sees; left out, the backbone's own."""
+    fit: Literal["crop", "squash", "pad"] | None = None
+    """How a picture becomes that square: cut, squashed or padded; left out, as the backbone has it."""
 
 
 class OneLoss(Section):

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ class Embedder(nn.Module):
         freeze_batch_norm: keep the running statistics of batch norm as they are; its weights still train.
         size: side of the images; None is the backbone's own.
         preprocess: the whole preprocessing, instead of ``size``.
+        fit: how a picture becomes a square, see ``Preprocess``; None is the backbone's own way.
 
     Attributes:
         dim: length of the embeddings.
@@ -68,6 +70,7 @@ class Embedder(nn.Module):
         freeze_batch_norm: bool = False,
         size: int | None = None,
         preprocess: Preprocess | None = None,
+        fit: Literal["crop", "squash", "pad"] | None = None,
     ) -> None:
         super().__init__()
         found = create_backbone(backbone, pretrained=pretrained, size=size, preprocess=preprocess)
@@ -78,7 +81,7 @@ class Embedder(nn.Module):
             )
         self.backbone_name, self.pooling_name, self.head_name = found.name, pooling, head
         self.layer_norm, self.freeze_batch_norm = layer_norm, freeze_batch_norm
-        self.preprocess = found.preprocess
+        self.preprocess = found.preprocess if fit is None else replace(found.preprocess, fit=fit)
         self.feature_dim = found.features
         self.dim = dim if head == "linear" else found.features
         self.backbone = found.module

@@ -13,12 +13,9 @@ from nearfar.config import Loss as LossSection
 from nearfar.config.loss_settings import named
 from nearfar.config.source import read_source
 from nearfar.data import Augment, Images, Table, packs, split_by_class, train_and_test
-from nearfar.data.decode import Unreadable, find_unreadable, processors
 from nearfar.data.fingerprint import fingerprint  # noqa: F401 (its name here is known)
-from nearfar.data.images import UnreadableImages
 from nearfar.data.samplers import BatchSampler, create_sampler
 from nearfar.data.split import tell_few_classes, tell_roles
-from nearfar.distributed import by_rank_0, local_world_size
 from nearfar.errors import ConfigError, DataError
 from nearfar.losses import Loss, Sum
 from nearfar.losses import create as create_loss
@@ -28,6 +25,7 @@ from nearfar.models import Embedder
 from nearfar.train.large_batch import batch_norm_refusal
 from nearfar.train.optimizer import create_optimizer, parameter_groups
 from nearfar.train.randomness import seed_everything
+from nearfar.train.read import read_images
 from nearfar.train.schedule import Schedule
 
 log = logging.getLogger("nearfar")
@@ -106,7 +104,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         embedder = Embedder(**config.model.model_dump())
     embedder = embedder.to(device)
     _check_chunks(config, embedder)
-    images, validation_images = _all_images(config, tables, embedder)
+    images, validation_images = read_images(config, tables.train, tables.validation, tables.test, embedder)
     loss = make_loss(config, images.table.label, embedder.dim).to(device)
     sampler_name, sampler_settings = named(config.batch.sampler)
     sampler = create_sampler(
@@ -262,40 +260,3 @@ def _hold_out(config: Config, train: Table) -> tuple[Table, Table]:
         held_out, "validation", "set train.validate_on = 'none' or raise train.validation_fraction"
     )
     return held_out, rest
-
-
-def _all_images(config: Config, tables: Tables, embedder: Embedder) -> tuple[Images, Images | None]:
-    """Return the training and the validation images; whatever part they are of, all broken ones are told now.
-
-    Raises:
-        UnreadableImages: if there are any and ``data.skip_unreadable`` is off.
-    """
-    images: list[Images | None] = []
-    broken: list[Unreadable] = []
-    for table in (tables.train, tables.validation):
-        try:
-            images.append(None if table is None else _images(config, table, embedder))
-        except UnreadableImages as error:
-            broken += error.unreadable
-    if not config.data.skip_unreadable:
-        enough = 2 * embedder.preprocess.resize
-        broken += by_rank_0(lambda: find_unreadable(tables.test, at_least=enough))
-    if broken:
-        parts = (tables.train, tables.validation, tables.test)
-        raise UnreadableImages(broken, sum(len(table) for table in parts if table is not None))
-    train, validation = images
-    assert train is not None
-    return train, validation
-
-
-def _images(config: Config, table: Table, embedder: Embedder) -> Images:
-    wanted, workers = config.data, config.data.workers
-    if workers == "auto" and local_world_size() > 1:  # the processors are shared
-        workers = max(1, min(processors(), 16) // local_world_size())
-    return Images(
-        table,
-        embedder.preprocess,
-        memory_limit=int(wanted.memory_limit),
-        workers=workers,
-        skip_unreadable=wanted.skip_unreadable,
-    )
