@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nearfar.data.samplers.members import whole
 from nearfar.errors import CheckpointError
 
 
@@ -25,6 +26,7 @@ class Place:
 
     def go_to(self, epoch: int) -> bool:
         """Go to the beginning of ``epoch``, unless it is coming already; say whether anything changed."""
+        epoch = whole("epoch", epoch)
         stays = self.coming and epoch == self.epoch
         if not stays:
             self.epoch, self.position = epoch, 0

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from nearfar.data.samplers.dealing import Deal
-from nearfar.data.samplers.members import Members
+from nearfar.data.samplers.members import Members, flat_labels, whole
 from nearfar.data.samplers.place import Place
 
 
@@ -64,9 +64,13 @@ class PKSampler:
         seed: int = 0,
         draw: Callable[[Members], Draw] = Deal,
     ) -> None:
-        self.labels = np.asarray(labels)
-        self.classes_per_batch, self.images_per_class, self.seed = classes_per_batch, images_per_class, seed
-        self.members = Members(self.labels, classes_per_batch, images_per_class)
+        self.labels = flat_labels(labels)
+        self.classes_per_batch = whole("batch.classes_per_batch", classes_per_batch)
+        self.images_per_class, self.seed = (
+            whole("batch.images_per_class", images_per_class),
+            whole("seed", seed),
+        )
+        self.members = Members(self.labels, self.classes_per_batch, self.images_per_class)
         self.draw = draw(self.members)
         self.place = Place()
 
