@@ -58,6 +58,15 @@ class TestEndings:
         )
         assert log.text.count("\n") == 1
 
+    def test_where_nothing_else_is_there_it_is_said(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "1.heic").write_text("")
+        with pytest.raises(
+            DataError, match=r"no image in them; expected .* that Pillow reads; found .heic 2\."
+        ):
+            read_table(tmp_path)
+
     def test_nothing_to_tell_of_a_clean_folder_and_hidden_names(self, paint, folder: Path, log) -> None:
         for name in (
             "set/.DS_Store",

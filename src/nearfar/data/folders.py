@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +69,7 @@ def read_folder(root: Path, classes: Classes = "top") -> Table:
     loose = loose_files(root)
     found = {folder: pictures_under(root / folder, inside=[root]) for folder in folders}
     if not any(each.pictures for each in found.values()):
-        raise DataError(nothing_found(root, folders, loose))
+        raise DataError(nothing_found(root, folders, loose, list(found.values())))
     tell(root, [loose, *found.values()])
     tell_loose(root, loose)
     of_class = classes_of(root, found, classes)
@@ -96,7 +97,7 @@ def read_parts(root: Path, parts: list[str], classes: Classes) -> Table:
             of_class.setdefault(name, []).extend(images)
             part_of_path |= dict.fromkeys(images, part)
     if not any(of_class.values()):
-        raise DataError(nothing_found(root, sorted(of_class) or parts, Found()))
+        raise DataError(nothing_found(root, sorted(of_class) or parts, Found(), all_found))
     tell(root, all_found)
     check_once(root, of_class, linked=any(each.linked for each in all_found))
     paths, labels, names = number(root, of_class)
@@ -215,7 +216,7 @@ def class_name(folder: str) -> str:
     return folder.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def nothing_found(root: Path, folders: list[str], loose: Found) -> str:
+def nothing_found(root: Path, folders: list[str], loose: Found, found: list[Found]) -> str:
     """Return the sentence for a folder without an image of any class."""
     if loose.pictures:
         return (
@@ -223,10 +224,12 @@ def nothing_found(root: Path, folders: list[str], loose: Found) -> str:
             "no class folder with images; put the images of each class in a folder of their own."
         )
     if folders:
+        counts = sum((each.others for each in found), Counter[str]())
+        others = "; found " + ", ".join(f"{end} {n:,}" for end, n in counts.most_common(8)) if counts else ""
         usual = [end for end in (".jpg", ".png", ".webp", ".tif", ".bmp") if end in picture_endings()]
         return (
             f"'{root}' holds {len(folders)} folders ('{folders[0]}', …) but no image in them; expected files "
-            f"ending in {', '.join(usual)} or another ending that Pillow reads."
+            f"ending in {', '.join(usual)} or another ending that Pillow reads{others}."
         )
     inside = [name for name in sorted(os.listdir(root)) if not name.startswith(".")]
     if inside:

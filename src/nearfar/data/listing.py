@@ -5,7 +5,6 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from nearfar.errors import require
@@ -15,9 +14,8 @@ from nearfar.printable import printable
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
-@cache
 def picture_endings() -> frozenset[str]:
-    """Return the endings, in lower case, of all formats that Pillow decodes here."""
+    """Return the endings, in lower case, of all formats that Pillow decodes here, plug-ins included."""
     pil = require("PIL.Image", "train")
     known = pil.registered_extensions()
     decoded = {"MPO", *pil.OPEN} - NOT_DECODED  # MPO is opened as the JPEG that it begins with
@@ -80,7 +78,7 @@ def pictures_under(folder: str | Path, *, inside: Sequence[str | Path] = ()) -> 
     if inside and os.path.islink(path) and _lies_in(path, root):
         found.again.append(path)
     else:
-        _look(path, above, root, found)
+        _look(path, above, root, picture_endings(), found)
     return found
 
 
@@ -93,11 +91,13 @@ def subfolders(folder: str | Path) -> list[str]:
 def loose_files(folder: str | Path) -> Found:
     """Return what lies directly in a folder and not in a folder inside it."""
     found = Found()
-    _look(os.fspath(folder), [], "", found)
+    _look(os.fspath(folder), [], "", picture_endings(), found)
     return found
 
 
-def _look(folder: str, above: list[tuple[int, int]], root: str, found: Found) -> None:
+def _look(
+    folder: str, above: list[tuple[int, int]], root: str, endings: frozenset[str], found: Found
+) -> None:
     """Add what lies in ``folder``, and below it where the identities of it and of those above are given."""
     with os.scandir(folder) as entries:
         inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
@@ -112,7 +112,7 @@ def _look(folder: str, above: list[tuple[int, int]], root: str, found: Found) ->
             folders.append((entry, _identity(status)))
             continue
         ending = os.path.splitext(entry.name)[1].lower()
-        if ending in picture_endings() and stat.S_ISREG(status.st_mode):
+        if ending in endings and stat.S_ISREG(status.st_mode):
             found.pictures.append(entry.path)
             found.linked |= entry.is_symlink()
         else:
@@ -122,7 +122,7 @@ def _look(folder: str, above: list[tuple[int, int]], root: str, found: Found) ->
             found.again.append(entry.path)
             continue
         found.linked |= entry.is_symlink()
-        _look(entry.path, [*above, identity], root, found)
+        _look(entry.path, [*above, identity], root, endings, found)
 
 
 def _lies_in(path: str, root: str) -> bool:
