@@ -39,8 +39,7 @@ optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-2)
 wrapped, optimizer = accelerator.prepare(learner, optimizer)  # not the loader, which is shared out already
 
 before = nearfar.evaluate.retrieval(learner.network(unseen).detach(), unseen_labels)
-for epoch in range(20):
-    share.sampler.set_epoch(epoch)
+for _ in range(20):
     for rows, own_labels, ids in loader:
         share.check(ids)  # the ranks' rows are the batch, so nobody shared it out once more
         value = wrapped(rows, own_labels)

@@ -88,3 +88,11 @@ def test_what_cannot_be_drawn_is_said(table: Table, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"0-0\.png"):
         contact_sheet(table, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_small_pictures_are_no_dots(tmp_path: Path) -> None:
+    for name, size in (("small", 8), ("large", 800)):
+        Image.new("RGB", (size, size), (40 if name == "small" else 80, 0, 255)).save(tmp_path / f"{name}.png")
+    paths = np.array([str(tmp_path / f"{name}.png") for name in ("small", "large")], dtype=object)
+    table = Table(paths, np.array([0, 1]), ("small", "large"))
+    assert shown(pixels(contact_sheet(table, tmp_path / "sheet.png"))) == {1: 48 * 48, 2: 96 * 96}

@@ -3,19 +3,24 @@
 import contextlib
 import io
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar.data import UnreadableImage, decode, find_unreadable, read_table
+from nearfar.data import Images, Preprocess, UnreadableImage, decode, find_unreadable, read_table
+from nearfar.data.decode import shallow_grey, try_to_decode
+from nearfar.data.picture import Picture
+from nearfar.errors import DataError
 
 ramp = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
 
 
 def save(path: Path, image: Image.Image, **settings: object) -> Path:
     buffer = io.BytesIO()
+    settings = {"format": Image.registered_extensions().get(path.suffix)} | settings
     image.save(buffer, **settings)
     path.write_bytes(buffer.getvalue())
     return path
@@ -89,6 +94,128 @@ class TestDepth:
         values = np.array([[0.0, most]], dtype=np.float32)
         image = decode(save(tmp_path / "a", Image.fromarray(values), format="TIFF"))
         assert [image.getpixel((x, 0))[0] for x in range(2)] == [0, expected]
+
+    @pytest.mark.parametrize("strange", [1.001, 1.5, 3.0, 254.0, np.inf, -7.0, np.nan])
+    def test_one_strange_float_leaves_the_others_as_they_are(self, tmp_path: Path, strange: float) -> None:
+        grey = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, 0)
+        values = grey.copy()
+        values[0, 0] = strange
+        images = [decode(save(tmp_path / "a", Image.fromarray(v), format="TIFF")) for v in (grey, values)]
+        plain, found = (np.asarray(image)[..., 0].astype(int) for image in images)
+        assert np.array_equal(plain[1:], found[1:])
+        assert plain.max() == 255
+
+    @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+    def test_floats_of_any_range(self, tmp_path: Path, white: float) -> None:
+        grey = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, 0)
+        image = decode(
+            save(tmp_path / "a", Image.fromarray((grey * white).astype(np.float32)), format="TIFF")
+        )
+        assert np.array_equal(
+            np.asarray(image)[..., 0], (grey.astype(np.float64) * 255 + 0.5).astype(np.uint8)
+        )
+
+    def test_a_mask_of_floats(self, tmp_path: Path) -> None:
+        values = np.zeros((64, 64), np.float32)
+        values[:2, :3] = 255
+        image = decode(save(tmp_path / "a", Image.fromarray(values), format="TIFF"))
+        assert np.array_equal(np.asarray(image)[..., 0], values.astype(np.uint8))
+
+    @pytest.mark.parametrize(
+        ("most", "told"), [(255, True), (1023, True), (4095, True), (4096, False), (65535, False)]
+    )
+    @pytest.mark.parametrize("kind", ["png", "tif"])
+    def test_a_set_of_few_bits_in_16_is_told(
+        self, tmp_path: Path, most: int, told: bool, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            grey = np.linspace(0, most if name == "b" else 200, 64).astype(np.uint16)[None].repeat(8, 0)
+            save(tmp_path / name / f"1.{kind}", Image.fromarray(grey))
+        Images(read_table(tmp_path), Preprocess(8))
+        assert ("no value above" in caplog.text) is told
+        if told:
+            assert (
+                f"the 2 pictures of 16-bit grey that were looked at have no value above {most:,}"
+                in caplog.text
+            )
+
+    def test_of_ordinary_pictures_nothing_is_told(self, folder: Path) -> None:
+        assert shallow_grey(read_table(folder)) is None
+
+
+class TestLimits:
+    @pytest.mark.parametrize("size", [(1, 500), (500, 1), (2, 401)])
+    def test_a_picture_much_longer_than_wide(self, tmp_path: Path, size: tuple[int, int]) -> None:
+        path = save(tmp_path / "a.png", Image.new("RGB", size))
+        sentence = f"it has {size[0]:,} x {size[1]:,} pixels, so it is more than 200 times as long as wide"
+        assert reason(path) == sentence
+        assert try_to_decode(str(path)).reason == sentence
+        with pytest.raises(DataError, match="more than 200 times as long as wide"):
+            Preprocess(8).from_image(Image.new("RGB", size))
+
+    def test_long_ones_within_the_limit(self, tmp_path: Path) -> None:
+        assert decode(save(tmp_path / "a.png", Image.new("RGB", (2, 400)))).size == (2, 400)
+
+    def test_a_large_jpeg_is_decoded_smaller_and_others_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys.modules["nearfar.data.decode"], "MOST_PIXELS", 5_000)
+        large = Image.new("RGB", (200, 160), (200, 30, 30))
+        image = decode(save(tmp_path / "a.jpg", large))
+        assert image.size == (50, 40)
+        assert decode(tmp_path / "a.jpg", at_least=20).size == (25, 20)
+        assert reason(save(tmp_path / "a.png", large)) == (
+            "it has 200 x 160 pixels and at most 0 million are decoded; make it smaller"
+        )
+        huge = Image.new("RGB", (1600, 1600))
+        assert "at most 0 million" in reason(save(tmp_path / "b.jpg", huge))
+
+    def test_no_warning_of_pillow(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+        assert decode(save(tmp_path / "a.png", Image.new("RGB", (200, 160)))).size == (200, 160)
+        path = save(tmp_path / "b.png", Image.new("RGB", (400, 160)))
+        assert reason(path) == "it has more than 0 million pixels"
+
+
+class TestParts:
+    def test_a_box(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "a.png", Image.fromarray(ramp))
+        assert np.array_equal(np.asarray(decode(Picture(str(path), (3, 2, 10, 8)))), ramp[2:8, 3:10])
+        assert np.array_equal(np.asarray(decode(Picture(str(path), (-5, -5, 10, 800)))), ramp[:, :10])
+        with pytest.raises(
+            UnreadableImage, match=r"its box 40, 2, 50, 8 lies outside the picture of 30 x 20"
+        ):
+            decode(Picture(str(path), (40, 2, 50, 8)))
+
+    def test_of_a_jpeg_decoded_small(self, tmp_path: Path) -> None:
+        pixels = np.zeros((800, 1600, 3), np.uint8)
+        pixels[:, 800:] = 255
+        path = str(save(tmp_path / "a.jpg", Image.fromarray(pixels), quality=95))
+        part = decode(Picture(path, (400, 0, 1200, 800)), at_least=100)
+        assert part.size == (100, 100)
+        columns = np.asarray(part)[..., 0].mean(0)
+        assert columns[:48].max() < 20
+        assert columns[52:].min() > 235
+
+    def test_of_an_upright_picture(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = save(tmp_path / "a.png", Image.fromarray(np.rot90(ramp, 1).copy()), exif=exif.tobytes())
+        assert np.array_equal(np.asarray(decode(Picture(str(path), (3, 2, 10, 8)))), ramp[2:8, 3:10])
+
+    def test_bytes(self, tmp_path: Path) -> None:
+        data = save(tmp_path / "a.png", Image.fromarray(ramp)).read_bytes()
+        held = pickle.loads(pickle.dumps(Picture("t.parquet#2", None, data)))
+        assert np.array_equal(np.asarray(decode(held)), ramp)
+        assert try_to_decode(Picture("t.parquet#3", None, b"")).reason == "the file is empty"
+
+    def test_parts_of_one_file_are_told_apart(self) -> None:
+        one, other = Picture("a.png", (0, 0, 1, 1)), Picture("a.png", (0, 0, 2, 2))
+        assert one != other
+        assert len({one, other, Picture("a.png", (0, 0, 1, 1))}) == 2
+        assert one == "a.png" == str(other)
+        assert type(str(one)) is str
 
 
 class TestUpright:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from nearfar.config import Config
 from nearfar.data import Preprocess
 from nearfar.errors import ConfigError
+from nearfar.models import Embedder
 
 
 @pytest.fixture
@@ -70,9 +72,38 @@ def test_a_dictionary_and_back() -> None:
         ({"size": 0}, "resize must be at least size"),
         ({"size": 8, "std": (0.1, 0.0, 0.1)}, "std above 0"),
         ({"size": 8, "interpolation": "cubic"}, "'bilinear' or 'bicubic'; got 'cubic'"),
-        ({"size": 8, "fit": "pad"}, "'crop' or 'squash'; got 'pad'"),
+        ({"size": 8, "fit": "stretch"}, "'crop', 'squash' or 'pad'; got 'stretch'"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         Preprocess(**settings)
+
+
+class TestPad:
+    @pytest.mark.parametrize("size", [(40, 20), (20, 40), (7, 30), (24, 24)])
+    @pytest.mark.parametrize("resize", [0, 20])
+    def test_the_whole_picture_is_in_the_square(self, size: tuple[int, int], resize: int) -> None:
+        preprocess = Preprocess(16, resize, mean=(0.2, 0.4, 0.6), fit="pad")
+        square = preprocess.from_image(Image.new("RGB", size, (255, 255, 255)))
+        assert square.shape == (3, preprocess.resize, preprocess.resize)
+        white = (square == 255).all(0)
+        height, width = int(white.any(1).sum()), int(white.any(0).sum())
+        assert (width, height) == tuple(round(side * 16 / max(size)) for side in size)
+        if width != height:
+            corner = square[:, 0, 0] if resize == 0 else square[:, 2, 2]
+            assert corner.tolist() == [51, 102, 153]
+        seen = preprocess.center(square[None])[0]
+        assert int((seen == 1).all(0).sum()) == width * height
+
+    def test_pictures_that_a_cut_makes_equal_stay_apart(self) -> None:
+        wide, wider = (Image.new("RGB", (width, 10), (9, 9, 9)) for width in (20, 40))
+        for fit, equal in (("crop", True), ("pad", False)):
+            preprocess = Preprocess(8, fit=fit)
+            assert torch.equal(preprocess.from_image(wide), preprocess.from_image(wider)) is equal
+
+    def test_a_model_is_made_saved_and_loaded_with_it(self, tmp_path: Path) -> None:
+        model = Embedder("nearfar/small", pretrained=False, size=16, dim=4, fit="pad")
+        assert model.preprocess.fit == "pad"
+        assert Embedder.load(model.save(tmp_path / "m")).preprocess == model.preprocess
+        assert Config.load("objects", ["model.fit=pad"]).model.fit == "pad"

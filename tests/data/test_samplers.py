@@ -1,6 +1,7 @@
 """The laws of the P x K sampler."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.data import PKSampler
+from nearfar.data import PKSampler, create_sampler
 from nearfar.errors import CheckpointError, DataError
 
 
@@ -76,12 +77,12 @@ def test_an_epoch_is_as_short_as_it_can_be() -> None:
     assert len(uneven) == 10
 
 
-def test_epochs_and_seeds_differ_and_iterating_again_does_not() -> None:
+def test_epochs_and_seeds_differ() -> None:
     sampler = PKSampler(np.repeat(np.arange(8), 8), 4, 4, seed=1)
     first = list(sampler)
-    assert list(sampler) == first
-    sampler.set_epoch(1)
     assert list(sampler) != first
+    sampler.set_epoch(0)
+    assert list(sampler) == first
     assert list(PKSampler(np.repeat(np.arange(8), 8), 4, 4, seed=2)) != first
 
 
@@ -148,3 +149,37 @@ def test_a_state_of_another_run_is_refused() -> None:
         PKSampler([0, 0, 1, 1], 2, 2).load_state_dict(state)
     with pytest.raises(CheckpointError, match="made with images = 4 but this run has 5"):
         PKSampler([0, 0, 1, 1, 1], 2, 2, seed=1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["pk", "balanced", "hard_classes"])
+def test_numbers_of_any_kind_and_a_state_that_loads(name: str, tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(4), 3)
+    plain = create_sampler(name, labels, 2, 3, seed=1)
+    for number in (np.int64, np.uint8, torch.tensor):
+        sampler = create_sampler(name, labels.astype(np.float32), number(2), number(3), seed=number(1))
+        sampler.set_epoch(number(2))
+        plain.set_epoch(2)
+        torch.save(sampler.state_dict(), tmp_path / "s.pt")
+        plain.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
+        assert list(sampler) == list(plain)
+
+
+@pytest.mark.parametrize(
+    ("labels", "p", "sentence"),
+    [
+        (
+            torch.arange(8)[:, None] // 4,
+            2,
+            r"labels have the shape \[8, 1\]; a sampler takes one label for each",
+        ),
+        (np.float32(3), 2, r"labels have the shape \[\]"),
+        ([0.0, 0.0, 1.5, 1.5], 2, "labels are float64 and not all whole"),
+        ([0.0, 0.0, np.nan, 1], 2, "labels are float64 and not all whole"),
+        ([0, 0, 1, 1], 2.0, r"batch.classes_per_batch is a whole number; got 2\.0"),
+        ([0, 0, 1, 1], "2", "batch.classes_per_batch is a whole number; got '2'"),
+    ],
+)
+def test_labels_and_numbers_that_are_none(labels: object, p: object, sentence: str) -> None:
+    for name in ("pk", "hard_classes"):
+        with pytest.raises(DataError, match=sentence):
+            create_sampler(name, labels, p, 2)

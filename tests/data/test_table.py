@@ -51,7 +51,7 @@ class TestFolder:
             "UPPER.PNG",
         ]
 
-    def test_images_deeper_in_a_class_and_links_not_followed(self, paint, folder: Path) -> None:
+    def test_images_deeper_in_a_class_and_no_class_twice(self, paint, folder: Path) -> None:
         paint("set/cats/deep/er/x.png")
         (folder / "link").symlink_to(folder / "cats")
         table = read_table(folder)

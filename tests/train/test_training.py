@@ -300,8 +300,8 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
 
 def test_few_classes_are_told(config: Config, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     train(config, tmp_path / "run", dry_run=True, progress=False)
-    assert "this run trains on 4 classes, and few classes teach little" in caplog.text
-    assert "or set train.validate_on = 'none'" in caplog.text
+    assert "training learns from 4 classes alone" in caplog.text
+    assert "(none with train.validate_on = 'none')" in caplog.text
 
 
 def test_a_memory_that_is_never_used_or_has_no_room(config: Config, tmp_path: Path) -> None:

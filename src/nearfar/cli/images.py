@@ -1,5 +1,6 @@
 """The command that turns images into embeddings."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,9 +9,12 @@ import typer
 from nearfar.cli.app import app
 from nearfar.cli.show import Steps, print_json
 from nearfar.errors import ConfigError, DataError, require
+from nearfar.printable import printable
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from nearfar.data import Table
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -27,6 +31,9 @@ def embed(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to write: .npz or .parquet.", show_default=False)
     ],
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Go on without broken images.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed images: one row of unit length for each, beside its path."""
@@ -38,12 +45,22 @@ def embed(
         require("pyarrow", "train")
     _check_writable(output)
     import nearfar
+    from nearfar.data import UnreadableImage
+    from nearfar.data.images import without_unreadable
     from nearfar.train.precision import choose_device
 
     files = _images(paths)
     model = nearfar.load(run).to(choose_device("auto"))
-    with Steps("embed") as steps:
-        embeddings = model.encode(files, progress=steps)
+    table, advice = _table(files), "give --skip-unreadable"
+    if skip_unreadable:
+        table = without_unreadable(table, skip=True, at_least=2 * model.preprocess.resize)
+    try:
+        with Steps("embed") as steps:
+            embeddings = model.encode(table, progress=steps)
+    except UnreadableImage:
+        without_unreadable(table, skip=False, advice=advice, at_least=2 * model.preprocess.resize)
+        raise
+    files = table.path.tolist()
     _write(output, files, embeddings.numpy())
     if as_json:
         print_json({"file": output, "images": len(files), "dim": model.dim, "model": model.fingerprint()})
@@ -64,21 +81,32 @@ def _check_writable(output: Path) -> None:
 
 
 def _images(paths: list[Path]) -> list[str]:
-    """List the image files among and below ``paths``, sorted within each."""
-    from nearfar.data.folders import IMAGE_ENDINGS
+    """List the image files among and below ``paths``, sorted within each; what is left out is told."""
+    from nearfar.data.listing import pictures_under
 
     found: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
-            if not inside:
+            inside = pictures_under(path)
+            for sentence in inside.sentences():
+                print(f"{printable(path)}: {sentence}.", file=sys.stderr)
+            if not inside.pictures:
                 raise DataError(f"{path} has no images in it; give image files or folders of them.")
-            found.extend(str(file) for file in inside if not file.name.startswith("."))
+            found += inside.pictures
         elif path.is_file():
             found.append(str(path))
         else:
             raise DataError(f"{path}: there is no such file or folder.")
     return found
+
+
+def _table(files: list[str]) -> "Table":
+    """Return files as a table of one class."""
+    import numpy as np
+
+    from nearfar.data import Table
+
+    return Table(np.array(files, dtype=object), np.zeros(len(files), np.int64), ("",))
 
 
 def _write(output: Path, files: list[str], embeddings: "np.ndarray") -> None:
@@ -96,5 +124,5 @@ def _write(output: Path, files: list[str], embeddings: "np.ndarray") -> None:
         import pyarrow.parquet as pq
 
         rows = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-        pq.write_table(pa.table({"path": files, "embedding": rows}), buffer)
+        pq.write_table(pa.table({"path": [printable(file) for file in files], "embedding": rows}), buffer)
     write_atomically(output, buffer.getvalue())

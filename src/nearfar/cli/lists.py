@@ -1,14 +1,19 @@
 """Commands that list what there is: losses, mining, samplers, models, data, doctor."""
 
 import inspect
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nearfar.cli.app import app
 from nearfar.cli.show import Steps, print_grid, print_json
 from nearfar.errors import NearfarError
+from nearfar.printable import printable
+
+if TYPE_CHECKING:
+    from nearfar.data import Table
 
 Pattern = Annotated[
     str, typer.Argument(help="A name, or part of one with * for the rest.", show_default="all of them")
@@ -85,6 +90,9 @@ def data(
     check: Annotated[
         bool, typer.Option("--check", help="Decode every image and list the unreadable.")
     ] = False,
+    leaves: Annotated[
+        bool, typer.Option("--leaves", help="Take each folder that holds images for a class.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the packs, or count a source's images; draw a contact sheet; find unreadable images."""
@@ -96,7 +104,8 @@ def data(
     if source in packs.names() and not (sheet or build or check):
         _print_pack(packs.describe(source), as_json)
         return
-    _inspect(source, sheet, check, as_json)
+    if not _inspect(source, sheet, check, leaves, as_json):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -174,32 +183,50 @@ def _print_pack(pack: Any, as_json: bool) -> None:
     print(f"mirrored {'still the same thing' if pack.flip else 'another thing: never flip'}")
 
 
-def _inspect(source: str, sheet: Path | None, check: bool, as_json: bool) -> None:
-    from nearfar.data import contact_sheet, find_unreadable, packs, read_table, train_and_test
+def _inspect(source: str, sheet: Path | None, check: bool, leaves: bool, as_json: bool) -> bool:
+    """Print what there is; return whether all that was looked at can be read."""
+    from nearfar.data import contact_sheet, find_unreadable, packs, read_table
+    from nearfar.data.decode import shallow_grey
 
     if source in packs.names():
         with Steps(source) as steps:
             table = packs.load(source, progress=lambda done, total, what: steps.step(what, done, total))
     else:
-        table = read_table(source)
+        table = read_table(source, classes="leaf" if leaves else "top", missing="keep" if check else "refuse")
     counts = table.counts()
     unreadable = find_unreadable(table) if check else []
+    if (sentence := shallow_grey(table)) is not None:
+        print(sentence, file=sys.stderr)
+    parts = _parts(table)
     drawn = None if sheet is None else contact_sheet(table, sheet)
     if as_json:
-        shown = {**counts, "unreadable": [vars(item) for item in unreadable]}
+        shown = {**counts, "parts": {name: part.counts() for name, part in parts.items()}}
+        shown["unreadable"] = [vars(item) for item in unreadable]
         print_json({**shown, "sheet": None if drawn is None else str(drawn)})
-        return
+        return not unreadable
     least, middle, most = counts["per_class"]
     print(
         f"{counts['images']:,} images of {counts['classes']:,} classes, "
         f"{least} to {most} each, median {middle}"
     )
-    train, test = train_and_test(table)
-    print(f"train {len(train):,} images of {train.class_count():,} classes")
-    print(f"test  {len(test):,} images of {test.class_count():,} classes")
+    width = max(map(len, parts))
+    for name, part in parts.items():
+        print(f"{name:<{width}} {len(part):,} images of {part.class_count():,} classes")
     for item in unreadable:
-        print(f"unreadable: {item.path}: {item.reason}")
+        print(f"unreadable: {printable(item.path)}: {printable(item.reason)}")
     if check:
         print(f"{len(unreadable)} of {len(table):,} images cannot be read")
     if drawn is not None:
-        print(f"contact sheet: {drawn}")
+        print(f"contact sheet: {printable(drawn)}")
+    return not unreadable
+
+
+def _parts(table: "Table") -> "dict[str, Table]":
+    """Return the parts of a table in which there is something; without a split the classes are halved."""
+    from nearfar.data import split_by_class
+
+    if "split" not in table.columns:
+        train, test = split_by_class(table)
+        return {"train": train, "test": test}
+    parts = {name: table.select(table.columns["split"] == name) for name in ("train", "validation", "test")}
+    return {name: part for name, part in parts.items() if len(part)}

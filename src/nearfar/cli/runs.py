@@ -15,6 +15,7 @@ import typer
 from nearfar.cli.app import app
 from nearfar.cli.given import config_of, config_of_finished, config_to_evaluate, fetch
 from nearfar.cli.launch import began_here, by_first, is_restarted, once_a_machine, ranks
+from nearfar.cli.searched import search
 from nearfar.cli.show import Steps, print_json
 from nearfar.config import Config
 from nearfar.errors import CheckpointError
@@ -107,32 +108,46 @@ def evaluate(
         typer.Argument(metavar="[DATA]", help="Other images; the run's own test classes unless given."),
     ] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.", min=0)] = 1000,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Go on without broken and missing images.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure how often a model finds the right thing first, on the test classes or on other images."""
-    from nearfar.data import read_table, train_and_test
-    from nearfar.report.baselines import readable
+    """Measure how often a model finds the right thing first, on the test classes or on other images.
+
+    The columns is_query, is_gallery, camera, sequence, id and box of a table are followed.
+    """
+    from nearfar.config.source import read_source
+    from nearfar.data import UnreadableImage, train_and_test
+    from nearfar.data.images import without_unreadable
 
     with ranks() as first:
         config = config_to_evaluate(run, source)
         once_a_machine(lambda: fetch(source or config.data.source))
-        table = read_table(source or config.data.root or config.data.source)
+        skip = skip_unreadable or config.data.skip_unreadable
+        table = read_source(config.data.model_copy(update={"skip_unreadable": skip}), source)
         split = table.columns.get("split")
         if source is None:
             table = train_and_test(table, seed=config.data.split_seed)[1]
         elif split is not None and (split == "test").any():
             table = table.select(split == "test")
-        asked, result = _search(run, readable(table, config), bootstrap, shown=first)
+        if skip:
+            table = without_unreadable(table, skip=True)
+        try:
+            asked, result = _search(run, table, bootstrap, shown=first)
+        except UnreadableImage:
+            without_unreadable(table, skip=False, advice="give --skip-unreadable")
+            raise
     if not first:
         return
     if as_json:
-        print_json(result.to_dict())
+        print_json({"asked": asked, **result.to_dict()})
     else:
         print(f"{asked}.\n\n{result}")
 
 
 def _search(run: Path, table: "Table", bootstrap: int, *, shown: bool) -> tuple[str, "RetrievalResult"]:
-    """Let each image search all others or, where the table has these roles, each query the gallery."""
+    """Embed a table, on all ranks, and search it as its columns say."""
     import numpy as np
 
     import nearfar
@@ -144,23 +159,7 @@ def _search(run: Path, table: "Table", bootstrap: int, *, shown: bool) -> tuple[
         own = own_batches(len(table), 64)
         some = table.select(np.array([row for batch in own for row in batch], np.int64))
         embeddings = put_together(model.encode(some, batch_size=64, progress=steps if shown else None), own)
-    if not {"is_query", "is_gallery"} <= set(table.columns):
-        asked = f"{len(table):,} images of {table.class_count():,} classes; each searches all others"
-        return asked, nearfar.evaluate.retrieval(
-            embeddings, table.label, bootstrap=bootstrap, across_ranks=True
-        )
-    query, gallery = (np.flatnonzero(table.columns[role]) for role in ("is_query", "is_gallery"))
-    result = nearfar.evaluate.retrieval(
-        embeddings[query],
-        table.label[query],
-        gallery=embeddings[gallery],
-        gallery_labels=table.label[gallery],
-        ids=query,
-        gallery_ids=gallery,
-        bootstrap=bootstrap,
-        across_ranks=True,
-    )
-    return f"{len(query):,} queries search a gallery of {len(gallery):,} images", result
+    return search(embeddings, table, bootstrap)
 
 
 @app.command()

@@ -6,6 +6,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 # A network that is trained from nothing takes larger and more steps than one that was pretrained. Chosen on
 # the validation classes of the pack `objects`.
 _small: dict[str, dict[str, Any]] = {
@@ -40,13 +42,17 @@ def has_accelerator() -> bool:
 def _fit_batch(fitted: dict[str, Any], values: dict[str, Any]) -> None:
     """Let a batch hold no more classes than a folder or a table of one's own has for training."""
     from nearfar.config.sections import Batch, Data, Train
-    from nearfar.data import read_table, train_and_test
+    from nearfar.config.source import read_source
+    from nearfar.data import train_and_test
 
     source = values["data"]["source"]
     if not isinstance(source, str) or not _exists(source):
         return
-    seed = values["data"].get("split_seed", Data().split_seed)
-    train, _ = train_and_test(read_table(source), seed=seed if isinstance(seed, int) else 0)
+    try:
+        data = Data(**values["data"])
+    except ValidationError:  # told in its place, with all other settings
+        return
+    train, _ = train_and_test(read_source(data, source), seed=data.split_seed)
     classes = train.class_count()
     if classes < 4:
         fitted.setdefault("train", {})["validate_on"] = "none"

@@ -47,10 +47,14 @@ class Data(Section):
     """A folder of class folders, a CSV or Parquet table, or the name of a pack."""
     root: str | None = None
     """Folder that holds the files of a named data set."""
+    classes: Literal["top", "leaf"] = "top"
+    """Of a folder: each folder at the top is a class, or each folder that holds images itself."""
+    unlabelled: int | str | None = None
+    """The label of images without one, such as -1; they are left out."""
     split_seed: int = 0
     """Draws the test classes where the source has no `split` column."""
     skip_unreadable: bool = False
-    """Leave broken images out (they are logged) instead of stopping."""
+    """Leave broken and missing images out (they are logged) instead of stopping."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     memory_limit: Bytes = ByteSize(2**30)
     """Decoded images are kept in memory when they fit: "2GiB", "500MB" or a number of bytes."""
@@ -102,6 +106,8 @@ class Model(Section):
     freeze_batch_norm: bool = False
     size: Annotated[int, Field(ge=8)] | None = None
     """Side of the square that the network sees; left out, the backbone's own."""
+    fit: Literal["crop", "squash", "pad"] | None = None
+    """How a picture becomes that square: cut, squashed or padded; left out, as the backbone has it."""
 
 
 class OneLoss(Section):

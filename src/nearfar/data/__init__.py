@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar.data.contact_sheet import contact_sheet
 from nearfar.data.decode import Unreadable, UnreadableImage, decode, find_unreadable
 from nearfar.data.samplers import PKSampler, Share, create_sampler
-from nearfar.data.split import split_by_class, train_and_test
+from nearfar.data.split import split_by_class, train_and_test, unseen_classes
 from nearfar.data.table import Table, read_table
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "read_table",
     "split_by_class",
     "train_and_test",
+    "unseen_classes",
 ]
 
 _homes = {"Augment": "augment", "Images": "images", "Preprocess": "preprocess"}

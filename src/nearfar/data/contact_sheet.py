@@ -27,7 +27,8 @@ def contact_sheet(
     """Draw some classes of ``table`` and write the picture to ``file``.
 
     Classes are drawn at random, and as evenly as possible from each part of the ``split`` column when there
-    is one; the parts are named. Every image is shown at the same scale, so that sizes can be compared.
+    is one; the parts are named. Images are shown at the same scale, so that sizes can be compared, but none
+    smaller than half its place.
 
     Args:
         table: the images.
@@ -80,8 +81,9 @@ def contact_sheet(
             top += line
         pen.text((12, top + _cell / 2), names[place], fill=_text, font=font, anchor="lm")
         for column, picture in enumerate(pictures[place]):
-            side = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+            own = max(scale, _cell / 2 / max(picture.size))
+            side = (max(1, round(picture.width * own)), max(1, round(picture.height * own)))
+            resample = Image.Resampling.LANCZOS if own < 1 else Image.Resampling.BICUBIC
             left = margin + column * (_cell + _gap)
             sheet.paste(
                 picture.resize(side, resample), (left + (_cell - side[0]) // 2, top + (_cell - side[1]) // 2)

@@ -7,19 +7,21 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nearfar.data.decode import Unreadable, UnreadableImage, find_unreadable, processors
+from nearfar.data.decode import Unreadable, UnreadableImage, find_unreadable, processors, shallow_grey
 from nearfar.data.preprocess import Preprocess
 from nearfar.data.table import Table
 from nearfar.data.workers import loss_in_one_sentence, signals_wait, stand_apart
 from nearfar.errors import DataError
+from nearfar.printable import printable
 
 log = logging.getLogger("nearfar")
 
 Batch = tuple[Tensor, Tensor, Tensor]
+SET = "set data.skip_unreadable = true"
 Progress = Callable[[int, int], None]
 
 
@@ -78,8 +80,14 @@ class Images:
                 bytes_needed / 2**30,
                 memory_limit / 2**30,
             )
-            self.unreadable = find_unreadable(table, self.workers or 1, progress) if check else []
+            self.unreadable = (
+                find_unreadable(table, self.workers or 1, progress, at_least=2 * preprocess.resize)
+                if check
+                else []
+            )
         self.table = table
+        if (sentence := shallow_grey(table)) is not None:
+            log.warning("%s", sentence)
         if self.unreadable:
             self.leave_out_unreadable(skip_unreadable)
         self.labels: Int64[Tensor, " image"] = torch.from_numpy(self.table.label.copy())
@@ -89,14 +97,9 @@ class Images:
 
     def leave_out_unreadable(self, allowed: bool) -> None:
         """Keep the readable rows only, or raise one error for all files."""
-        paths = {problem.path for problem in self.unreadable}
-        kept = np.array([path not in paths for path in self.table.path])
         if not allowed:
-            raise DataError(describe_unreadable(self.unreadable, len(self.table)))
-        if not kept.any():
-            raise DataError(f"{self.table.source}: none of its {len(kept)} images can be read.")
-        names = ", ".join(problem.path for problem in self.unreadable[:5])
-        log.warning("left out %d of %d images that cannot be read: %s", len(paths), len(kept), names)
+            raise UnreadableImages(self.unreadable, len(self.table))
+        kept = kept_rows(self.table, self.unreadable)
         self.table = self.table.select(kept)
         if self.pixels is not None:
             self.pixels = self.pixels[torch.from_numpy(kept)]
@@ -143,6 +146,50 @@ class Images:
         """Yield all images in the order of the table."""
         ids = range(len(self))
         return self.batches([ids[start : start + batch_size] for start in range(0, len(self), batch_size)])
+
+
+class UnreadableImages(DataError):
+    """Files of a table that cannot be decoded; ``unreadable`` lists them, of ``total`` images."""
+
+    def __init__(self, unreadable: Sequence[Unreadable], total: int, advice: str = SET) -> None:
+        self.unreadable, self.total = list(unreadable), total
+        super().__init__(describe_unreadable(unreadable, total, advice))
+
+
+def without_unreadable(table: Table, *, skip: bool, advice: str = SET, at_least: int = 0) -> Table:
+    """Decode every image and leave out those that cannot be, or refuse them.
+
+    Args:
+        table: the images.
+        skip: leave them out, with a notice that counts them.
+        advice: what the error says to do.
+        at_least: pixels of the shorter side that are enough; see ``decode``.
+
+    Raises:
+        DataError: if files cannot be decoded and ``skip`` is off, or none is left.
+    """
+    unreadable = find_unreadable(table, at_least=at_least)
+    if not unreadable:
+        return table
+    if not skip:
+        raise UnreadableImages(unreadable, len(table), advice)
+    return table.select(kept_rows(table, unreadable))
+
+
+def kept_rows(table: Table, unreadable: Sequence[Unreadable]) -> Bool[np.ndarray, " image"]:
+    """Return which rows can be read, and tell how many cannot.
+
+    Raises:
+        DataError: if none is left.
+    """
+    paths = {problem.path for problem in unreadable}
+    kept = np.array([path not in paths for path in table.path], dtype=bool)
+    if not kept.any():
+        raise DataError(f"{table.source or 'the list'}: none of its {len(kept)} images can be read.")
+    names = ", ".join(printable(problem.path) for problem in unreadable[:5])
+    more = ", …" if len(unreadable) > 5 else ""
+    log.warning("left out %d of %d images that cannot be read: %s%s", (~kept).sum(), len(kept), names, more)
+    return kept
 
 
 class Feed:
@@ -207,12 +254,12 @@ def decode_all(
     return pixels, unreadable
 
 
-def describe_unreadable(unreadable: Sequence[Unreadable], total: int) -> str:
+def describe_unreadable(unreadable: Sequence[Unreadable], total: int, advice: str = SET) -> str:
     """Return one message that names up to five files and says how to go on."""
-    lines = [f"\n  {problem.path}: {problem.reason}" for problem in unreadable[:5]]
+    lines = [f"\n  {printable(problem.path)}: {printable(problem.reason)}" for problem in unreadable[:5]]
     if len(unreadable) > 5:
         lines.append(f"\n  and {len(unreadable) - 5} more")
     return (
-        f"{len(unreadable)} of {total} images cannot be read; repair or remove them, or set "
-        f"data.skip_unreadable = true to go on without them:{''.join(lines)}"
+        f"{len(unreadable)} of {total} images cannot be read; repair or remove them, or {advice} to go on "
+        f"without them:{''.join(lines)}"
     )

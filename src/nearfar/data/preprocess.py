@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from nearfar.data.decode import decode
+from nearfar.data.decode import check_shape, decode
 from nearfar.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ class Preprocess:
         mean: mean of each channel, for values in [0, 1]; the model itself subtracts it.
         std: standard deviation of each channel, for values in [0, 1].
         interpolation: of the resize.
-        fit: "crop" resizes the shorter side and cuts the middle of the longer; "squash" resizes both sides.
+        fit: "crop" resizes the shorter side and cuts the middle of the longer; "squash" resizes both sides;
+            "pad" resizes the longer side, so that the model sees the whole picture, with the mean colour
+            around it.
     """
 
     size: int
@@ -35,7 +37,7 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    fit: Literal["crop", "squash"] = "crop"
+    fit: Literal["crop", "squash", "pad"] = "crop"
 
     def __post_init__(self) -> None:
         if self.resize == 0:
@@ -48,8 +50,8 @@ class Preprocess:
             )
         if self.interpolation not in {"bilinear", "bicubic"}:
             raise ConfigError(f"interpolation must be 'bilinear' or 'bicubic'; got '{self.interpolation}'.")
-        if self.fit not in {"crop", "squash"}:
-            raise ConfigError(f"fit must be 'crop' or 'squash'; got '{self.fit}'.")
+        if self.fit not in {"crop", "squash", "pad"}:
+            raise ConfigError(f"fit must be 'crop', 'squash' or 'pad'; got '{self.fit}'.")
 
     def load(self, path: str | Path) -> UInt8[Tensor, "3 resize resize"]:
         """Decode a file and resize it.
@@ -61,7 +63,14 @@ class Preprocess:
         return self.from_image(decode(path, at_least=2 * self.resize))
 
     def from_image(self, image: "Image") -> UInt8[Tensor, "3 resize resize"]:
-        """Resize an RGB image to the square."""
+        """Resize an RGB image to the square.
+
+        Raises:
+            DataError: if it is so long that this would take gigabytes.
+        """
+        check_shape(image.size)
+        if self.fit == "pad":
+            image = self._padded(image)
         functional = require("torchvision.transforms.v2.functional", "train")
         wanted = [self.resize] if self.fit == "crop" else [self.resize, self.resize]
         if sorted(image.size) != sorted([self.resize, self.resize]):
@@ -72,6 +81,17 @@ class Preprocess:
             left, top = (round((side - self.size) / 2) - inside for side in image.size)
             image = functional.crop(image, top, left, self.resize, self.resize)
         return functional.pil_to_tensor(image)
+
+    def _padded(self, image: "Image") -> "Image":
+        """Return the picture in the middle of a square of ``resize``, its longer side ``size`` long."""
+        functional = require("torchvision.transforms.v2.functional", "train")
+        width, height = (max(1, round(side * self.size / max(image.size))) for side in image.size)
+        mode = functional.InterpolationMode(self.interpolation)
+        small = functional.resize(image, [height, width], interpolation=mode, antialias=True)
+        colour = tuple(round(255 * mean) for mean in self.mean)
+        square = require("PIL.Image", "train").new("RGB", (self.resize, self.resize), colour)
+        square.paste(small, ((self.resize - width) // 2, (self.resize - height) // 2))
+        return square
 
     def center(self, images: UInt8[Tensor, "b 3 r r"]) -> Float[Tensor, "b 3 size size"]:
         """Return the middle of each image as float in [0, 1].

@@ -7,8 +7,14 @@ import numpy as np
 
 from nearfar.data.table import Table
 from nearfar.errors import DataError
+from nearfar.printable import printable
 
 log = logging.getLogger("nearfar")
+
+# With fewer training classes, results hang on which they are.
+FEW_CLASSES = 8
+# Columns that say who may find whom.
+ROLES = ("is_query", "is_gallery", "camera", "sequence", "id")
 
 
 def split_by_class(table: Table, fraction: float = 0.5, seed: int = 0) -> tuple[Table, Table]:
@@ -34,7 +40,46 @@ def split_by_class(table: Table, fraction: float = 0.5, seed: int = 0) -> tuple[
 
 def draw(name: str, seed: int) -> bytes:
     """Return the place of a class in the draw of ``seed``."""
-    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).digest()
+
+
+def unseen_classes(train: Table, other: Table) -> bool:
+    """Whether no class of ``other`` is one that training learns from, by their names."""
+    learned = {train.classes[label] for label in np.unique(train.label)}
+    return not any(other.classes[label] in learned for label in np.unique(other.label))
+
+
+def tell_few_classes(train: Table, validation: Table | None, test: Table) -> None:
+    """Log that training learns from few classes, and where the others went."""
+    classes = train.class_count()
+    if classes >= FEW_CLASSES:
+        return
+    held_out = 0 if validation is None else validation.class_count()
+    kept = ""
+    if held_out and validation is not None and unseen_classes(train, validation):
+        kept = f", {held_out} held out to choose the best epoch (none with train.validate_on = 'none')"
+    log.warning(
+        "%s: training learns from %d classes alone; %d more are for the test%s. More classes, or another "
+        "split, would teach it more.",
+        printable(train.name or train.source),
+        classes,
+        len(np.setdiff1d(np.unique(test.label), np.unique(train.label))),
+        kept,
+    )
+
+
+def tell_roles(table: Table) -> None:
+    """Log the columns that training and its report do not follow, and what does."""
+    roles = [name for name in ROLES if name in table.columns]
+    if roles:
+        log.warning(
+            "%s has %s: validation and the report let each image search all others; `nearfar evaluate` "
+            "follows them.",
+            printable(table.name),
+            ", ".join(roles),
+        )
+    if "group" in table.columns:
+        log.warning("%s has the column group, which nothing follows.", printable(table.name))
 
 
 def train_and_test(table: Table, seed: int = 0) -> tuple[Table, Table]:

@@ -28,9 +28,7 @@ def rows_of_all(rows: Shaped[Tensor, "row *rest"], counts: Sequence[int]) -> Sha
         sent = torch.cat([sent, sent.new_zeros(most - len(sent), *rest)])
     sent = sent.contiguous()
     every = sent.new_empty(len(counts) * most, *rest)
-    dist.all_gather_single(
-        every.view(-1).view(torch.uint8), sent.view(-1).view(torch.uint8), group=group()
-    )
+    dist.all_gather_single(every.view(-1).view(torch.uint8), sent.view(-1).view(torch.uint8), group=group())
     if min(counts) == most:
         return every
     parts = every.view(len(counts), most, *rest)

@@ -1,8 +1,9 @@
 """The model: backbone, pooling, head, unit length."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -38,6 +39,7 @@ class Embedder(nn.Module):
         freeze_batch_norm: keep the running statistics of batch norm as they are; its weights still train.
         size: side of the images; None is the backbone's own.
         preprocess: the whole preprocessing, instead of ``size``.
+        fit: how a picture becomes a square, see ``Preprocess``; None is the backbone's own way.
 
     Attributes:
         dim: length of the embeddings.
@@ -64,6 +66,7 @@ class Embedder(nn.Module):
         freeze_batch_norm: bool = False,
         size: int | None = None,
         preprocess: Preprocess | None = None,
+        fit: Literal["crop", "squash", "pad"] | None = None,
     ) -> None:
         super().__init__()
         dim = whole(dim, "dim")
@@ -76,7 +79,7 @@ class Embedder(nn.Module):
             )
         self.backbone_name, self.pooling_name, self.head_name = found.name, pooling, head
         self.layer_norm, self.freeze_batch_norm = layer_norm, freeze_batch_norm
-        self.preprocess = found.preprocess
+        self.preprocess = found.preprocess if fit is None else replace(found.preprocess, fit=fit)
         self.feature_dim = found.features
         self.dim = dim if head == "linear" else found.features
         self.backbone = found.module

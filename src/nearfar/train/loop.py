@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 from nearfar.config import Config
+from nearfar.data.fingerprint import content_digests
 from nearfar.data.samplers import PKSampler, Share, own_part
 from nearfar.data.workers import loss_in_one_sentence
 from nearfar.distributed import any_rank, gather_rows, of_rank_0, rank, wait_for_all
@@ -64,13 +65,16 @@ class Run:
         self.config, self.folder, self.parts, self.state, self.journal = config, folder, parts, state, journal
         self.at = Progress()
         self.data = fingerprint(parts.images.table)
+        self.contents = torch.from_numpy(content_digests(parts.images.table))
         self.watch = Watch(told_by(parts.loss).settings, journal.warn)
         if state is None:
             chosen = choose_numerics(config.train.precision, parts.device, parts.embedder)
             self.numerics = of_rank_0(chosen)  # machines may differ
         else:
             self.numerics = Numerics(**state["numerics"])
-            self.at = take_up(config, parts, state, data=self.data, watch=self.watch, folder=folder)
+            self.at = take_up(
+                config, parts, state, data=self.data, contents=self.contents, watch=self.watch, folder=folder
+            )
         self.exchanged = Exchanged(parts.embedder, network_for(parts.embedder, parts.loss))
         parts.embedder.to(memory_format=self.numerics.layout())
         self.steps = parts.steps
@@ -253,6 +257,7 @@ class Run:
             self.config,
             self.parts,
             data=self.data,
+            contents=self.contents,
             numerics=self.numerics,
             watch=self.watch,
             at=self.at,

@@ -1,10 +1,8 @@
 """From a configuration to everything that a run needs: tables, images, network, loss, optimiser."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,10 +11,11 @@ from torch import nn
 from nearfar.config import AddedLoss, Config
 from nearfar.config import Loss as LossSection
 from nearfar.config.loss_settings import named
-from nearfar.data import Augment, Images, Table, packs, read_table, split_by_class, train_and_test
-from nearfar.data.decode import processors
+from nearfar.config.source import read_source
+from nearfar.data import Augment, Images, Table, packs, split_by_class, train_and_test
+from nearfar.data.fingerprint import fingerprint  # noqa: F401 (its name here is known)
 from nearfar.data.samplers import BatchSampler, create_sampler
-from nearfar.distributed import local_world_size
+from nearfar.data.split import tell_few_classes, tell_roles
 from nearfar.errors import ConfigError, DataError
 from nearfar.losses import Loss, Sum
 from nearfar.losses import create as create_loss
@@ -26,22 +25,21 @@ from nearfar.models import Embedder
 from nearfar.train.large_batch import batch_norm_refusal
 from nearfar.train.optimizer import create_optimizer, parameter_groups
 from nearfar.train.randomness import seed_everything
+from nearfar.train.read import read_images
 from nearfar.train.room import free_memory
 from nearfar.train.schedule import Schedule
-
-FEW = 10
-"""Training classes under which a run is told that they are few."""
 
 log = logging.getLogger("nearfar")
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The classes of a run, in three parts that share none.
+    """The images of a run, in three parts. They share no class, unless the source says otherwise.
 
     Attributes:
         train: what is learned from.
-        validation: held out of the training classes to choose the best epoch; None without validation.
+        validation: what chooses the best epoch: classes held out of training, or the rows of ``split``
+            "validation", whose classes may be known ones; None without validation.
         test: never looked at while training.
     """
 
@@ -75,26 +73,22 @@ def tables_of(config: Config) -> Tables:
     Raises:
         DataError: if too few classes are left.
     """
-    table = read_table(config.data.source) if config.data.root is None else read_table(config.data.root)
-    if "box" in table.columns:
-        log.warning("%s has boxes, which are not cropped yet: whole images are used.", table.name)
-    if "is_gallery" in table.columns:
-        log.warning(
-            "%s has queries and a gallery: the report lets each test image search all others; "
-            "`nearfar evaluate` follows the roles.",
-            table.name,
-        )
+    table = read_source(config.data)
+    tell_roles(table)
     train, test = train_and_test(table, seed=config.data.split_seed)
     _check_searchable(test, "test", "the report could show nothing; give the test half classes of two images")
-    if config.train.validate_on == "none":
-        return Tables(train, None, test)
     split = table.columns.get("split")
-    if split is not None and (split == "validation").any():
-        validation = table.select(split == "validation")
-        _check_searchable(validation, "validation", "set train.validate_on = 'none' or give it such classes")
-        return Tables(train, validation, test)
-    held_out, rest = _hold_out(config, train)
-    return Tables(rest, held_out, test)
+    validation = None
+    if config.train.validate_on != "none":
+        if split is not None and (split == "validation").any():
+            validation = table.select(split == "validation")
+            _check_searchable(
+                validation, "validation", "set train.validate_on = 'none' or give it such classes"
+            )
+        else:
+            validation, train = _hold_out(config, train)
+    tell_few_classes(train, validation, test)
+    return Tables(train, validation, test)
 
 
 def assemble(config: Config, tables: Tables, device: torch.device, embedder: Embedder | None = None) -> Parts:
@@ -111,8 +105,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         embedder = Embedder(**config.model.model_dump())
     embedder = embedder.to(device)
     _check_chunks(config, embedder)
-    images = _images(config, tables.train, embedder)
-    _tell_few(tables)
+    images, validation_images = read_images(config, tables.train, tables.validation, tables.test, embedder)
     loss = make_loss(config, images.table.label, embedder.dim).to(device)
     sampler_name, sampler_settings = named(config.batch.sampler)
     sampler = create_sampler(
@@ -141,7 +134,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
     return Parts(
         tables=tables,
         images=images,
-        validation_images=None if tables.validation is None else _images(config, tables.validation, embedder),
+        validation_images=validation_images,
         sampler=sampler,
         augment=Augment(
             embedder.preprocess.size,
@@ -157,18 +150,6 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         head_only_steps=head_only_steps,
         steps=steps,
     )
-
-
-def _tell_few(tables: Tables) -> None:
-    classes, held_out = tables.train.class_count(), tables.validation
-    if classes < FEW:
-        more = "" if held_out is None else ", or set train.validate_on = 'none'"
-        log.warning(
-            "this run trains on %d classes, and few classes teach little of what tells new ones apart: add some"
-            "%s.",
-            classes,
-            more,
-        )
 
 
 def _check_chunks(config: Config, embedder: Embedder) -> None:
@@ -268,14 +249,6 @@ def flips(config: Config) -> bool:
     return packs.describe(config.data.source).flip if config.data.source in packs.names() else True
 
 
-def fingerprint(table: Table) -> str:
-    """Return a hash of file names and classes, the same wherever the files lie."""
-    digest = hashlib.sha256()
-    for path, label in zip(table.path, table.label, strict=True):
-        digest.update(f"{Path(path).name}\0{table.classes[label]}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def weight_count(modules: Sequence[nn.Module]) -> int:
     """Return the number of weights."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
@@ -302,16 +275,3 @@ def _hold_out(config: Config, train: Table) -> tuple[Table, Table]:
         held_out, "validation", "set train.validate_on = 'none' or raise train.validation_fraction"
     )
     return held_out, rest
-
-
-def _images(config: Config, table: Table, embedder: Embedder) -> Images:
-    wanted, workers = config.data, config.data.workers
-    if workers == "auto" and local_world_size() > 1:  # the processors are shared
-        workers = max(1, min(processors(), 16) // local_world_size())
-    return Images(
-        table,
-        embedder.preprocess,
-        memory_limit=int(wanted.memory_limit),
-        workers=workers,
-        skip_unreadable=wanted.skip_unreadable,
-    )

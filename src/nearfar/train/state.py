@@ -5,7 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nearfar.config import Config
+from nearfar.data.fingerprint import changed_pictures
 from nearfar.errors import CheckpointError
 from nearfar.losses import load_optimizer_state, optimizer_state
 from nearfar.models.saved import fit_weights
@@ -30,12 +33,21 @@ class Progress:
 
 
 def state_of(
-    config: Config, parts: Parts, *, data: str, numerics: Numerics, watch: Watch, at: Progress, log_size: int
+    config: Config,
+    parts: Parts,
+    *,
+    data: str,
+    contents: Tensor,
+    numerics: Numerics,
+    watch: Watch,
+    at: Progress,
+    log_size: int,
 ) -> dict[str, Any]:
     """Return all that decides how a run goes on; every rank must call it: what is sharded comes together."""
     return {
         "config": config.to_dict(),
         "data": data,
+        "contents": contents,
         "arithmetic": arithmetic(parts.device),
         "numerics": asdict(numerics),
         "embedder": parts.embedder.state_dict(),
@@ -50,7 +62,14 @@ def state_of(
 
 
 def take_up(
-    config: Config, parts: Parts, state: Mapping[str, Any], *, data: str, watch: Watch, folder: Path
+    config: Config,
+    parts: Parts,
+    state: Mapping[str, Any],
+    *,
+    data: str,
+    contents: Tensor,
+    watch: Watch,
+    folder: Path,
 ) -> Progress:
     """Bring everything to where ``state_of`` saw it, and return where that is.
 
@@ -60,6 +79,12 @@ def take_up(
     if state["data"] != data:
         raise CheckpointError(
             f"the training images of {config.data.source} are not those that {folder} was begun with; "
+            "restore them or begin another run."
+        )
+    before = state.get("contents", contents)  # a checkpoint of version 0.1.0 knows names alone
+    if (changed := changed_pictures(parts.images.table, before.numpy(), contents.numpy())) is not None:
+        raise CheckpointError(
+            f"training pictures of {config.data.source} have changed since {folder} was begun: {changed}; "
             "restore them or begin another run."
         )
     fit_weights(parts.embedder, state["embedder"], folder / LAST)

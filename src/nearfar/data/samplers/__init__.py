@@ -2,8 +2,7 @@
 
     sampler = nearfar.data.create_sampler("balanced", labels, 32, 4, by="class")
     for epoch in range(20):
-        sampler.set_epoch(epoch)
-        for ids in sampler:
+        for ids in sampler:                    # each time the next epoch; sampler.set_epoch(epoch) jumps
             ...
             sampler.update(ids, embeddings)    # some samplers learn from it
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from nearfar.data.samplers.members import Members
+from nearfar.data.samplers.members import Members, flat_labels, whole
 from nearfar.data.samplers.place import Place
 from nearfar.errors import DataError
 
@@ -15,9 +15,10 @@ class LiveSampler(Protocol):
     """Draws each batch when it is asked for, from what was learned until then.
 
     A sampler of this kind says how to ``draw`` a batch and what to ``learn`` from a step; the rest is here.
-    Call ``update`` after each training step. A batch depends on the labels, the settings, ``seed``, its place
-    and on what was learned; all of this is state. Batches that were handed out but not trained on yet (a
-    loader reads ahead) are state too: a resumed run trains on the same ones.
+    Call ``update`` after each training step. Each iteration is an epoch, and the next one that of the next
+    epoch, also when the one before was left early; ``set_epoch`` jumps. A batch depends on the labels, the
+    settings, ``seed``, its place and on what was learned; all of this is state. Batches that were handed out
+    but not trained on yet (a loader reads ahead) are state too: a resumed run trains on the same ones.
 
     Args:
         labels: class of each image.
@@ -50,9 +51,13 @@ class LiveSampler(Protocol):
         *,
         seed: int = 0,
     ) -> None:
-        self.labels = np.asarray(labels)
-        self.classes_per_batch, self.images_per_class, self.seed = classes_per_batch, images_per_class, seed
-        self.members = Members(self.labels, classes_per_batch, images_per_class)
+        self.labels = flat_labels(labels)
+        self.classes_per_batch = whole("batch.classes_per_batch", classes_per_batch)
+        self.images_per_class, self.seed = (
+            whole("batch.images_per_class", images_per_class),
+            whole("seed", seed),
+        )
+        self.members = Members(self.labels, self.classes_per_batch, self.images_per_class)
         self.place, self.trained, self.ahead = Place(), 0, {}
 
     def draw(self, random: np.random.Generator) -> Int64[np.ndarray, " row"]:
@@ -91,16 +96,27 @@ class LiveSampler(Protocol):
         return f"{type(self).__name__}({size}, {len(self)} batches)"
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.place.steps(len(self)):
+        before = self.place.epoch
+        steps = self.place.begin(len(self))
+        epoch = self.place.epoch
+        if epoch != before:
+            self.trained, self.ahead = 0, {}
+        for step in steps:
             if step not in self.ahead:
-                random = np.random.Generator(np.random.PCG64([self.seed, self.place.epoch, step]))
+                random = np.random.Generator(np.random.PCG64([self.seed, epoch, step]))
                 self.ahead[step] = self.draw(random).tolist()
+            self.place.position = step + 1
             yield self.ahead[step]
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of ``epoch``; the epoch that ``load_state_dict`` restored keeps its place."""
         if self.place.go_to(epoch):
             self.trained, self.ahead = 0, {}
+
+    @property
+    def sampler(self) -> "LiveSampler":
+        """Itself: engines call ``batch_sampler.sampler.set_epoch``."""
+        return self
 
     def update(self, ids: Any, embeddings: Any) -> None:
         """Take note of a training step: the rows it was made of, and what they were embedded as.

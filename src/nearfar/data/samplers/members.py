@@ -1,15 +1,48 @@
 """The images of each class, and how a class deals them out in hands."""
 
 import logging
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 
 from nearfar.errors import DataError
+from nearfar.printable import quoted
 
 log = logging.getLogger("nearfar")
+
+
+def flat_labels(labels: Any) -> Shaped[np.ndarray, " image"]:
+    """Return labels, of a list, an array or a tensor on any device, as an array.
+
+    Raises:
+        DataError: if there is not one whole number, or one name, for each image.
+    """
+    array = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+    if array.ndim != 1:
+        raise DataError(
+            f"labels have the shape {list(array.shape)}; a sampler takes one label for each image, so give "
+            "a flat array of them."
+        )
+    if array.dtype.kind == "f":
+        if not np.all(np.isfinite(array) & (array % 1 == 0)):
+            raise DataError(f"labels are {array.dtype} and not all whole; a label is a whole number.")
+        return array.astype(np.int64)
+    return array
+
+
+def whole(name: str, value: Any) -> int:
+    """Return a whole number of any kind as Python's own, which a checkpoint can hold.
+
+    Raises:
+        DataError: if it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise DataError(f"{name} is a whole number; got {quoted(value)}.") from None
 
 
 class Members:
@@ -42,7 +75,7 @@ class Members:
                 f"images_per_class = {images_per_class} gives no positive pair; "
                 "set batch.images_per_class to 2 or more."
             )
-        self.names, self.label = np.unique(np.asarray(labels), return_inverse=True)
+        self.names, self.label = np.unique(flat_labels(labels), return_inverse=True)
         self.sizes = np.bincount(self.label)
         if len(self.sizes) < 2:
             raise DataError(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from nearfar.data.samplers.dealing import Deal
-from nearfar.data.samplers.members import Members
+from nearfar.data.samplers.members import Members, flat_labels, whole
 from nearfar.data.samplers.place import Place
 
 
@@ -36,8 +36,10 @@ class PKSampler:
     differ. Classes are drawn in proportion to the hands they have left, and when those run out before the
     epoch of the largest class does, the places left are given to classes drawn evenly.
 
-    What batch ``step`` of ``epoch`` holds depends on the labels, the settings and ``seed`` alone. The place
-    in the epoch is state: after ``load_state_dict`` the next iteration gives the batches that remained.
+    What batch ``step`` of ``epoch`` holds depends on the labels, the settings and ``seed`` alone. Each
+    iteration is an epoch, and the next one that of the next epoch, also when the one before was left early;
+    ``set_epoch`` jumps. The place in the epoch is state: after ``load_state_dict`` the next iteration gives
+    the batches that remained, or the next epoch where none did.
     ``position`` counts batches handed out, and a loader that reads ahead has been handed more than were
     trained on; to resume, load the number of steps really taken.
 
@@ -62,9 +64,13 @@ class PKSampler:
         seed: int = 0,
         draw: Callable[[Members], Draw] = Deal,
     ) -> None:
-        self.labels = np.asarray(labels)
-        self.classes_per_batch, self.images_per_class, self.seed = classes_per_batch, images_per_class, seed
-        self.members = Members(self.labels, classes_per_batch, images_per_class)
+        self.labels = flat_labels(labels)
+        self.classes_per_batch = whole("batch.classes_per_batch", classes_per_batch)
+        self.images_per_class, self.seed = (
+            whole("batch.images_per_class", images_per_class),
+            whole("seed", seed),
+        )
+        self.members = Members(self.labels, self.classes_per_batch, self.images_per_class)
         self.draw = draw(self.members)
         self.place = Place()
 
@@ -79,6 +85,11 @@ class PKSampler:
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of ``epoch``; the epoch that ``load_state_dict`` restored keeps its place."""
         self.place.go_to(epoch)
+
+    @property
+    def sampler(self) -> "PKSampler":
+        """Itself: engines call ``batch_sampler.sampler.set_epoch``."""
+        return self
 
     def update(self, ids: Any, embeddings: Any) -> None:
         """Learn nothing: the epoch is planned."""
@@ -107,8 +118,10 @@ class PKSampler:
         }
 
     def __iter__(self) -> Iterator[list[int]]:
+        steps = self.place.begin(len(self))
         batches = self.plan(self.place.epoch)
-        for step in self.place.steps(len(self)):
+        for step in steps:
+            self.place.position = step + 1
             yield batches[step].tolist()
 
     def plan(self, epoch: int) -> Int64[np.ndarray, "step row"]:

@@ -20,7 +20,9 @@ class BatchSampler(Protocol):
         ...
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the batches of this epoch that are left, as rows of the set."""
+        """Yield the batches of an epoch as rows of the set: what is left of the one that ``set_epoch`` or
+        ``load_state_dict`` named, else all of the next.
+        """
         ...
 
     def set_epoch(self, epoch: int) -> None:

@@ -47,6 +47,10 @@ class Share:
     def __len__(self) -> int:
         return len(self.sampler)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Let the sampler go to the beginning of ``epoch``; without it an iteration is the next epoch."""
+        self.sampler.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[Sequence[int]]:
         self.given.clear()
         for batch in self.sampler:
