@@ -179,7 +179,7 @@ BAD = [
     ({"ks": ()}, "cut-offs are whole numbers"),
     ({"ks": (0, 1)}, "cut-offs are whole numbers"),
     ({"average": "macro", "resample": "query", "bootstrap": 10}, "resample='class'"),
-    ({"embeddings": np.full((4, 3), np.nan)}, "4 rows with NaN"),
+    ({"embeddings": np.full((4, 3), np.nan)}, "4 rows with NaN or infinite values of 4"),
     ({"embeddings": np.zeros((4, 3, 1))}, "\\[n, dim\\]"),
     ({"junk": np.ones(4, bool)}, "nothing is left"),
     ({"junk": np.ones((3, 4), bool)}, "junk has shape"),
