@@ -18,7 +18,7 @@ from nearfar.evaluate.rerank import (
 from nearfar.evaluate.result import RetrievalResult, TieWarning
 from nearfar.evaluate.retrieval import retrieval, retrieval_by_distance
 from nearfar.evaluate.sharded import neighbours_across_ranks
-from nearfar.evaluate.space import Space, alignment, silhouette, space, spectrum, uniformity
+from nearfar.evaluate.space import Space, SpaceWarning, alignment, silhouette, space, spectrum, uniformity
 from nearfar.evaluate.verification import FoldAccuracy, Verification, fold_accuracy, verification
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Neighbours",
     "RetrievalResult",
     "Space",
+    "SpaceWarning",
     "TieWarning",
     "Verification",
     "Whitening",

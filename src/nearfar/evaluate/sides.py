@@ -1,5 +1,6 @@
 """The two sides of a retrieval problem: labels, ids, cameras, sequences, checked and made into a protocol."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from nearfar.evaluate.protocol import (
     SharedLabels,
     paired_codes,
 )
+from nearfar.evaluate.settings import whole_number
 
 Array = Tensor | np.ndarray | Sequence[int]
 Both = tuple[Array | None, Array | None]
@@ -159,25 +161,69 @@ def _both(
 def as_integers(values: Array, name: str, rows: int, *, multi: bool = False) -> np.ndarray:
     """Return one integer (or, with ``multi``, one multi-hot row) for each row; int64, never by way of floats.
 
+    A column [n, 1] is read as [n]: one tag alone would say nothing.
+
     Raises:
         NearfarError: if the values are not integers, or there is not one for each row.
     """
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.ndim == 0 or len(array) != rows:
+    try:
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise NearfarError(
-            f"{name} has {array.size} rows but there are {rows} images; give one for each image."
-        )
+            f"{name} is a {type(values).__name__} that is no array of integers; give one for each image."
+        ) from error
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 0 or len(array) != rows:
+        count = f"shape {array.shape}" if array.ndim > 1 else f"{array.size} rows"
+        raise NearfarError(f"{name} has {count} but there are {rows} images; give one for each image.")
     if array.ndim == 2 and multi:
-        if array.dtype.kind not in "biu" or array.min() < 0 or array.max() > 1:
+        if array.dtype.kind not in "biu" or array.size == 0 or array.min() < 0 or array.max() > 1:
             raise NearfarError(
                 f"{name} is a matrix [n, classes] and must be multi-hot: only 0 and 1 (or bool)."
             )
         return array.astype(np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
+        names = "; number names by np.unique(names, return_inverse=True)[1]" * (array.dtype.kind in "USO")
         raise NearfarError(
-            f"{name} must be one integer for each image; got shape {array.shape} and dtype {array.dtype}."
+            f"{name} must be one integer for each image; got shape {array.shape} and dtype "
+            f"{array.dtype}{names}."
         )
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise NearfarError(f"{name} has {array.max()}, which is beyond int64; number the classes anew.")
     return array.astype(np.int64)
+
+
+def labelled(
+    labels: Array, rows: int, unlabelled: int | None, *, name: str = "labels"
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " kept"] | None]:
+    """Return the labels of the rows that have one, and which rows these are; None where all have.
+
+    Raises:
+        NearfarError: if no row is left.
+    """
+    label = as_integers(labels, name, rows)
+    if unlabelled is None:
+        warn_of_missing(label, name)
+        return label, None
+    kept = np.flatnonzero(label != whole_number(unlabelled, "unlabelled", -(2**63), most=2**63 - 1))
+    if len(kept) == 0:
+        raise NearfarError(
+            f"all {rows} rows have the label {unlabelled} of unlabelled rows; nothing is left."
+        )
+    return label[kept], kept if len(kept) < rows else None
+
+
+def warn_of_missing(label: Int64[np.ndarray, " n"], name: str) -> None:
+    """Say it where -1, which often stands for "no label", is taken as a class."""
+    missing = int(np.count_nonzero(label == -1))
+    if missing:
+        warnings.warn(
+            f"{missing} of {len(label)} {name} are -1, which often means that there is no label; they are "
+            "taken as one class. Give unlabelled=-1 to leave these rows out, or number that class otherwise.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _mask(junk: Any, n_gallery: int) -> np.ndarray:
