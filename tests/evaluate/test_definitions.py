@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from nearfar.errors import NearfarError
-from nearfar.evaluate import TieWarning, retrieval, retrieval_by_distance
+from nearfar.evaluate import RepeatedIdWarning, TieWarning, retrieval, retrieval_by_distance
 from ranking_oracle import of_query
 
 TIES = ["index", "optimistic", "pessimistic", "expected"]
@@ -21,6 +21,7 @@ KS = (1, 2, 3, 5)
 def quietly(*arguments, **named):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TieWarning)
+        warnings.simplefilter("ignore", RepeatedIdWarning)
         return retrieval(*arguments, **named)
 
 

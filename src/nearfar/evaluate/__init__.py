@@ -5,6 +5,7 @@ print(result)
 """
 
 from nearfar.evaluate.clustering import Agreement, Clustering, KMeans, agreement, clustering, kmeans
+from nearfar.evaluate.labels import RepeatedIdWarning
 from nearfar.evaluate.neighbours import Neighbours, neighbours
 from nearfar.evaluate.rerank import (
     KReciprocal,
@@ -28,6 +29,7 @@ __all__ = [
     "KMeans",
     "KReciprocal",
     "Neighbours",
+    "RepeatedIdWarning",
     "RetrievalResult",
     "Space",
     "SpaceWarning",

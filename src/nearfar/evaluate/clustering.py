@@ -10,10 +10,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from nearfar.errors import NearfarError, require
-from nearfar.evaluate.plain import plain_numbers
+from nearfar.evaluate.labels import Array, as_integers, labelled
+from nearfar.evaluate.plain import as_html, plain_numbers
 from nearfar.evaluate.rows import as_rows, in_units, peaks, power_beyond, unit
 from nearfar.evaluate.settings import whole_number
-from nearfar.evaluate.sides import Array, as_integers, labelled
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class KMeans:
         iterations: updates made.
     """
 
-    clusters: Int64[np.ndarray, " n"]
-    centroids: Float64[np.ndarray, "k dim"]
+    clusters: Int64[np.ndarray, " n"] = field(repr=False)
+    centroids: Float64[np.ndarray, "k dim"] = field(repr=False)
     inertia: float
     iterations: int
 
@@ -96,6 +96,9 @@ class Clustering:
             f"NMI {100 * found.nmi:.2f} %   AMI {100 * found.ami:.2f} %   F1 {100 * found.f1:.2f} %\n"
             f"{len(self.kmeans.clusters)} rows in {self.n_clusters} clusters, seed {self.seed}"
         )
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def clustering(

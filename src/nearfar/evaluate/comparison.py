@@ -266,7 +266,15 @@ class GivenComparison:
     def rows64(self, queries: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, "some gallery"]:
         """Minus the distances, in float64."""
         given = self.distances
-        rows = given[queries].astype(np.float64) if isinstance(given, np.ndarray) else given.rows(queries)
+        if isinstance(given, np.ndarray):
+            rows = given[queries].astype(np.float64)
+        else:
+            rows = np.asarray(given.rows(queries), np.float64)
+            if rows.shape != (len(queries), given.shape[1]) or not np.isfinite(rows).all():
+                raise NearfarError(
+                    f"distances.rows gave shape {rows.shape} with {np.count_nonzero(~np.isfinite(rows))} NaN "
+                    f"or infinite values; give {len(queries)} queries {given.shape[1]} finite distances each."
+                )
         return -(rows if self.kept is None else rows[:, self.kept])
 
     def pairs_of_one(self, query: int, gallery: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:

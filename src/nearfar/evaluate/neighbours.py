@@ -11,11 +11,12 @@ from torch import Tensor
 
 from nearfar.evaluate.comparison import EmbeddingComparison, Similarity
 from nearfar.evaluate.extent import Extent
+from nearfar.evaluate.labels import Array
 from nearfar.evaluate.protocol import Columns, RetrievalProtocol, Rows
 from nearfar.evaluate.ranks import strips
 from nearfar.evaluate.rows import as_rows
-from nearfar.evaluate.settings import whole_number
-from nearfar.evaluate.sides import Array, build_exclusions
+from nearfar.evaluate.settings import perhaps_whole, whole_number
+from nearfar.evaluate.sides import build_exclusions
 from nearfar.similarity.threads import in_threads
 
 _CROWD = 2048
@@ -33,6 +34,9 @@ class Neighbours:
 
     ids: Int64[np.ndarray, "query k"]
     similarity: Float32[np.ndarray, "query k"]
+
+    def __repr__(self) -> str:
+        return f"Neighbours({len(self.ids)} queries, k={self.ids.shape[1]})"
 
 
 def neighbours(
@@ -71,7 +75,8 @@ def neighbours(
     """
     rows = as_rows(queries, "queries")
     others = rows if gallery is None else as_rows(gallery, "gallery")
-    k = whole_number(k, "k", 1, ask="ask for a whole number of neighbours")
+    tile, workers = perhaps_whole(tile, "tile", 1), perhaps_whole(workers, "workers", 1)
+    k = whole_number(k, "k", 1, most=max(len(others), 2**16), ask="ask for a whole number of neighbours")
     exclusions = build_exclusions(
         len(rows), len(others), alone=gallery is None, ids=(ids, gallery_ids), excluded=excluded
     )

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.evaluate.distances import squared_distances
+from nearfar.evaluate.labels import Array
 from nearfar.evaluate.neighbours import neighbours
 from nearfar.evaluate.rows import as_rows, in_units, peaks, power_beyond, squarable
 from nearfar.evaluate.settings import whole_number
-from nearfar.evaluate.sides import Array
 
 
 def expand_queries(

@@ -47,27 +47,39 @@ def as_rows(embeddings: Tensor | np.ndarray, name: str, *, least: int = 1) -> np
 
 def _array(embeddings: Any, name: str) -> np.ndarray:
     """Real numbers of any kind as an array."""
-    if isinstance(embeddings, Tensor):
-        if embeddings.layout != torch.strided or embeddings.is_meta:
-            kind = "sparse" if not embeddings.is_meta else "on the meta device, without values"
-            raise NearfarError(f"{name} is {kind}; give a dense tensor [n, dim] that holds its values.")
-        tensor = embeddings.detach().cpu()
-        if tensor.is_floating_point() and tensor.dtype != torch.float64:
-            tensor = tensor.float()
-        array = tensor.resolve_conj().resolve_neg().numpy()
-    else:
+    array = plain_array(embeddings, name)
+    if array.dtype == object:
         try:
-            array = np.asarray(embeddings)
-            if array.dtype == object:
-                array = array.astype(np.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
             raise NearfarError(
-                f"{name} is a {type(embeddings).__name__} that is no matrix of numbers; give one row of "
-                "numbers for each image, [n, dim]."
+                f"{name} holds other things than numbers; give real numbers, [n, dim]."
             ) from error
     if array.dtype.kind not in "biuf":
         raise NearfarError(f"{name} is of {array.dtype}; embeddings are real numbers, [n, dim].")
     return array
+
+
+def plain_array(values: Any, name: str) -> np.ndarray:
+    """Return a tensor of any device and float type, an array or nested lists as an array; halves as float32.
+
+    Raises:
+        NearfarError: if it is none.
+    """
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_meta:
+            kind = "on the meta device, without values" if values.is_meta else "sparse"
+            raise NearfarError(f"{name} is {kind}; give a dense tensor that holds its values.")
+        tensor = values.detach().cpu()
+        if tensor.is_floating_point() and tensor.dtype != torch.float64:
+            tensor = tensor.float()
+        return tensor.resolve_conj().resolve_neg().numpy()
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise NearfarError(
+            f"{name} is a {type(values).__name__} that is no array of numbers; give numbers of one shape."
+        ) from error
 
 
 def resolution(embeddings: Tensor | np.ndarray) -> float:

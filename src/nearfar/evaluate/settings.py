@@ -38,9 +38,8 @@ def cut_offs(ks: Any) -> tuple[int, ...]:
     Raises:
         NearfarError: if there is none, or one is no whole number from 1.
     """
-    given = (
-        list(ks) if isinstance(ks, Iterable) and not isinstance(ks, str) and getattr(ks, "ndim", 1) else []
-    )
+    several = isinstance(ks, Iterable) and not isinstance(ks, str) and getattr(ks, "ndim", 1) > 0
+    given = list(ks) if several else []
     numbers = [as_whole(k) for k in given]
     if not numbers or any(k is None or not 1 <= k <= LARGEST for k in numbers):
         raise NearfarError(f"ks is {repr(ks)[:60]}; cut-offs are whole numbers from 1, such as (1, 2, 4, 8).")

@@ -16,10 +16,11 @@ from nearfar.distributed import around_the_ring, rank, row_counts, together, wor
 from nearfar.errors import NearfarError
 from nearfar.evaluate.comparison import EmbeddingComparison, Similarity, check_similarity
 from nearfar.evaluate.extent import Extent
+from nearfar.evaluate.labels import Array, as_integers
 from nearfar.evaluate.neighbours import Neighbours, best_of_gallery, similarities
 from nearfar.evaluate.rows import as_rows
-from nearfar.evaluate.settings import whole_number
-from nearfar.evaluate.sides import Array, as_integers, build_exclusions
+from nearfar.evaluate.settings import perhaps_whole, whole_number
+from nearfar.evaluate.sides import build_exclusions
 
 
 def neighbours_across_ranks(
@@ -59,6 +60,7 @@ def neighbours_across_ranks(
     """
     device = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
     with together():
+        tile, workers = perhaps_whole(tile, "tile", 1), perhaps_whole(workers, "workers", 1)
         k = whole_number(k, "k", 1, ask="ask for a whole number of neighbours")
         check_similarity(similarity)
         rows = as_rows(queries, "queries", least=0)
@@ -75,7 +77,7 @@ def neighbours_across_ranks(
         identities = identity if gallery is None else None
         if gallery_ids is not None:
             identities = as_integers(gallery_ids, "gallery_ids", len(others))
-    counts = row_counts(torch.from_numpy(others))
+    counts = row_counts(torch.from_numpy(np.require(others, requirements="W")))
     with together():
         places = _dealt(counts) if given is None else given
         if sum(counts) == 0:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.evaluate.distances import squared_distances
-from nearfar.evaluate.plain import plain_numbers
+from nearfar.evaluate.labels import Array, labelled
+from nearfar.evaluate.plain import as_html, plain_numbers
 from nearfar.evaluate.rows import as_rows, in_units, peaks, resolution, unit
-from nearfar.evaluate.sides import Array, labelled
 
 _BLOCK = 2**22
 _DUST = 16  # squared resolutions of |a|², up to which |a - b|² can be rounding
@@ -58,7 +58,7 @@ class Space:
     singular_values: Float64[np.ndarray, " value"] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers, ready for JSON; None for what is not finite."""
+        """The numbers that are finite, ready for JSON."""
         return plain_numbers(asdict(self))
 
     def __str__(self) -> str:
@@ -74,6 +74,9 @@ class Space:
             f"{title:<14}  {'not defined' if math.isnan(value) else f'{value:.4f}'}"
             for title, value in titles.items()
         )
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def space(embeddings: Tensor | np.ndarray, labels: Array, *, unlabelled: int | None = None) -> Space:
