@@ -16,7 +16,7 @@ from nearfar.evaluate.distances import squared_distances
 from nearfar.evaluate.labels import Array
 from nearfar.evaluate.neighbours import neighbours
 from nearfar.evaluate.rows import as_rows, in_units, peaks, power_beyond, squarable
-from nearfar.evaluate.settings import whole_number
+from nearfar.evaluate.settings import share, whole_number
 
 
 def expand_queries(
@@ -48,8 +48,7 @@ def expand_queries(
     """
     rows = _unit(queries, "queries")
     others = rows if gallery is None else _unit(gallery, "gallery")
-    if not 0 <= alpha < np.inf:
-        raise NearfarError(f"alpha is {alpha}; use 0 (plain average) or a positive number.")
+    alpha = share(alpha, "alpha", most=np.inf)
     k = min(whole_number(k, "k", 1), len(others))
     found = neighbours(
         rows, None if gallery is None else others, k, ids=ids, gallery_ids=gallery_ids, excluded=excluded
@@ -103,8 +102,7 @@ class Whitening:
     ) -> None:
         rows = as_rows(training, "training")
         kept = rows.shape[1] if dim is None else whole_number(dim, "dim", 1, most=rows.shape[1])
-        if not 0 <= shrinkage <= 1:
-            raise NearfarError(f"shrinkage is {shrinkage}; use 0 (rotate and cut only) to 1 (whiten fully).")
+        shrinkage = share(shrinkage, "shrinkage")
         self._power = power_beyond(float(peaks(rows).max()))
         rows = in_units(rows, self._power).astype(np.float64)
         mean = rows.mean(axis=0)
@@ -204,13 +202,11 @@ class KReciprocal:
         self._square = (self._everything**2).sum(axis=1)
         self.n_queries = len(rows)
         self._first_gallery = 0 if gallery is None else self.n_queries
-        self.weight = weight
+        self.weight = share(weight, "weight")
         total = len(self._everything)
         k1, k2 = whole_number(k1, "k1", 1), whole_number(k2, "k2", 1)
-        if not (k2 <= k1 + 1 and 0 <= weight <= 1):
-            raise NearfarError(
-                f"k1={k1}, k2={k2}, weight={weight}: use k1 ≥ 1, 1 ≤ k2 ≤ k1 + 1 and weight in [0, 1]."
-            )
+        if k2 > k1 + 1:
+            raise NearfarError(f"k1={k1}, k2={k2}: use 1 ≤ k2 ≤ k1 + 1.")
         # Searched as a gallery of its own: every row finds itself too, as the definition asks.
         self._near = neighbours(
             self._everything, self._everything, min(k1 + 1, total), similarity="squared_euclidean"

@@ -1,5 +1,6 @@
 """Settings of an evaluation that are whole numbers, from Python, numpy or torch."""
 
+import math
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -30,6 +31,22 @@ def whole_number(
 def perhaps_whole(value: Any, name: str, least: int) -> int | None:
     """As ``whole_number``, or None where nothing was given."""
     return None if value is None else whole_number(value, name, least)
+
+
+def share(value: Any, name: str, *, most: float = 1.0) -> float:
+    """Return ``value`` as a float.
+
+    Raises:
+        NearfarError: if it is no number from 0 to ``most``.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= most or math.isinf(number):
+        limits = "0 or a positive number" if most == math.inf else f"a number from 0 to {most:g}"
+        raise NearfarError(f"{name} is {repr(value)[:60]}; use {limits}.")
+    return number
 
 
 def cut_offs(ks: Any) -> tuple[int, ...]:

@@ -52,10 +52,15 @@ class Verification:
     tar: Float64[np.ndarray, " point"] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the curve, ready for JSON; a threshold that accepts nothing, +inf, is left out."""
-        return plain_numbers(
-            {name: value for name, value in vars(self).items() if not isinstance(value, np.ndarray)}
-        )
+        """Everything but the curve, ready for JSON.
+
+        There a threshold of +inf, which accepts nothing, is the first number above all scores.
+        """
+        above = float(np.nextafter(self.thresholds[1], np.inf))
+        values = {name: value for name, value in vars(self).items() if not isinstance(value, np.ndarray)}
+        values["best_threshold"] = min(self.best_threshold, above)
+        values["threshold_at_far"] = {far: min(at, above) for far, at in self.threshold_at_far.items()}
+        return plain_numbers(values)
 
     def _repr_html_(self) -> str:
         return as_html(self)

@@ -43,7 +43,7 @@ def _squarable(x: Float[Tensor, "n dim"], similarity: str) -> Float[Tensor, "n d
         return x
     if similarity != "cosine":
         raise NearfarError(
-            f"embeddings has {int(far.sum())} rows whose {similarity} similarities float32 does not hold, the "
-            f"first reaches {float(peak[far][0]):.1g}; scale all rows, give float64, or use similarity='cosine'."
+            f"embeddings has {int(far.sum())} rows whose {similarity} similarities float32 does not hold, "
+            f"the first reaches {float(peak[far][0]):.1g}; scale all rows, give float64, or use cosine."
         )
     return torch.where(far, torch.ldexp(x.float(), -torch.frexp(peak).exponent), x.float())
