@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from nearfar.errors import NearfarError
-from nearfar.evaluate import TieWarning, retrieval, retrieval_by_distance
+from nearfar.evaluate import RepeatedIdWarning, TieWarning, retrieval, retrieval_by_distance
 from ranking_oracle import of_query
 
 TIES = ["index", "optimistic", "pessimistic", "expected"]
@@ -21,6 +21,7 @@ KS = (1, 2, 3, 5)
 def quietly(*arguments, **named):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TieWarning)
+        warnings.simplefilter("ignore", RepeatedIdWarning)
         return retrieval(*arguments, **named)
 
 
@@ -179,7 +180,7 @@ BAD = [
     ({"ks": ()}, "cut-offs are whole numbers"),
     ({"ks": (0, 1)}, "cut-offs are whole numbers"),
     ({"average": "macro", "resample": "query", "bootstrap": 10}, "resample='class'"),
-    ({"embeddings": np.full((4, 3), np.nan)}, "4 rows with NaN"),
+    ({"embeddings": np.full((4, 3), np.nan)}, "4 rows with NaN or infinite values of 4"),
     ({"embeddings": np.zeros((4, 3, 1))}, "\\[n, dim\\]"),
     ({"junk": np.ones(4, bool)}, "nothing is left"),
     ({"junk": np.ones((3, 4), bool)}, "junk has shape"),

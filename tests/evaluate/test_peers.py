@@ -139,7 +139,7 @@ def test_what_cannot_be_verified_or_clustered_is_said() -> None:
         ev.verification([0.1, 0.2], [1, 1])
     with pytest.raises(ValueError, match="2 values but same has 3"):
         ev.verification([0.1, 0.2], [1, 0, 1])
-    with pytest.raises(ValueError, match="n_clusters is 9"):
+    with pytest.raises(ValueError, match="n_clusters is 9; use a whole number, 1 to 4"):
         ev.kmeans(np.eye(4), 9)
     flat = np.random.default_rng(0).standard_normal((20, 2)) @ np.eye(2, 5)
     with pytest.raises(ValueError, match="vary in 2 dimensions"):

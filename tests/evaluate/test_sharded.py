@@ -41,6 +41,12 @@ def test_metrics_are_those_of_one_process(ranks: list[dict[str, Any]], similarit
             np.testing.assert_array_equal(measured[name], value, err_msg=name)
 
 
+def test_fewer_queries_than_ranks(ranks: list[dict[str, Any]]) -> None:
+    one = searching_ranks.search(0, 1)["fewer queries than ranks"]
+    assert one["n_queries"] == 3
+    assert all(found["fewer queries than ranks"] == one for found in ranks)
+
+
 def test_a_gallery_smaller_than_k(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert (np.sort(found["few"].ids[:, :4]) == np.arange(4)).all()

@@ -5,6 +5,7 @@ print(result)
 """
 
 from nearfar.evaluate.clustering import Agreement, Clustering, KMeans, agreement, clustering, kmeans
+from nearfar.evaluate.labels import RepeatedIdWarning
 from nearfar.evaluate.neighbours import Neighbours, neighbours
 from nearfar.evaluate.rerank import (
     KReciprocal,
@@ -18,7 +19,7 @@ from nearfar.evaluate.rerank import (
 from nearfar.evaluate.result import RetrievalResult, TieWarning
 from nearfar.evaluate.retrieval import retrieval, retrieval_by_distance
 from nearfar.evaluate.sharded import neighbours_across_ranks
-from nearfar.evaluate.space import Space, alignment, silhouette, space, spectrum, uniformity
+from nearfar.evaluate.space import Space, SpaceWarning, alignment, silhouette, space, spectrum, uniformity
 from nearfar.evaluate.verification import FoldAccuracy, Verification, fold_accuracy, verification
 
 __all__ = [
@@ -28,8 +29,10 @@ __all__ = [
     "KMeans",
     "KReciprocal",
     "Neighbours",
+    "RepeatedIdWarning",
     "RetrievalResult",
     "Space",
+    "SpaceWarning",
     "TieWarning",
     "Verification",
     "Whitening",

@@ -1,5 +1,6 @@
 """Clustering: k-means on the embeddings, and how well clusters agree with classes."""
 
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from nearfar.errors import NearfarError
-from nearfar.evaluate.rows import as_rows
-from nearfar.evaluate.sides import Array, as_integers
+from nearfar.errors import NearfarError, require
+from nearfar.evaluate.labels import Array, as_integers, labelled
+from nearfar.evaluate.plain import as_html, plain_numbers
+from nearfar.evaluate.rows import as_rows, in_units, peaks, power_beyond, unit
+from nearfar.evaluate.settings import whole_number
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class KMeans:
         iterations: updates made.
     """
 
-    clusters: Int64[np.ndarray, " n"]
-    centroids: Float64[np.ndarray, "k dim"]
+    clusters: Int64[np.ndarray, " n"] = field(repr=False)
+    centroids: Float64[np.ndarray, "k dim"] = field(repr=False)
     inertia: float
     iterations: int
 
@@ -77,12 +80,25 @@ class Clustering:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
-        return asdict(self.agreement) | {
-            "n_clusters": self.n_clusters,
-            "seed": self.seed,
-            "inertia": self.kmeans.inertia,
-            "iterations": self.kmeans.iterations,
-        }
+        return plain_numbers(
+            asdict(self.agreement)
+            | {
+                "n_clusters": self.n_clusters,
+                "seed": self.seed,
+                "inertia": self.kmeans.inertia,
+                "iterations": self.kmeans.iterations,
+            }
+        )
+
+    def __str__(self) -> str:
+        found = self.agreement
+        return (
+            f"NMI {100 * found.nmi:.2f} %   AMI {100 * found.ami:.2f} %   F1 {100 * found.f1:.2f} %\n"
+            f"{len(self.kmeans.clusters)} rows in {self.n_clusters} clusters, seed {self.seed}"
+        )
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def clustering(
@@ -92,26 +108,31 @@ def clustering(
     n_clusters: int | None = None,
     iterations: int = 100,
     seed: int = 0,
+    unlabelled: int | None = None,
 ) -> Clustering:
     """Cluster unit-length embeddings by k-means and compare the clusters with the classes.
 
     Args:
-        embeddings: [n, dim]; brought to unit length first.
+        embeddings: [n, dim]; brought to unit length first, zero rows stay zero.
         labels: class of each row.
         n_clusters: as many as there are classes when left out.
         iterations: updates at most.
         seed: of the k-means++ start. Results move by about a point from seed to seed.
+        unlabelled: rows with this label are left out.
 
     Returns:
         Agreement and clusters.
+
+    Raises:
+        MissingExtra: without scikit-learn.
+        NearfarError: if shapes or values do not fit.
     """
-    rows = as_rows(embeddings, "embeddings").astype(np.float64)
-    label = as_integers(labels, "labels", len(rows))
+    rows = as_rows(embeddings, "embeddings")
+    label, kept = labelled(labels, len(rows), unlabelled)
+    rows = unit(rows if kept is None else rows[kept])
     count = len(np.unique(label)) if n_clusters is None else n_clusters
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
     found = kmeans(rows, count, iterations=iterations, seed=seed)
-    return Clustering(agreement(label, found.clusters), found, count, seed)
+    return Clustering(_compared(label, found.clusters), found, len(found.centroids), int(seed))
 
 
 def kmeans(
@@ -122,13 +143,11 @@ def kmeans(
     iterations: int = 100,
     seed: int = 0,
 ) -> KMeans:
-    """Lloyd's algorithm in float64: update centroids until nothing moves, then assign once more.
-
-    A row in the middle goes to the centroid with the lower number; a cluster without rows keeps its centroid.
+    """Lloyd's algorithm in float64 by scikit-learn, until no row changes its cluster.
 
     Args:
         embeddings: [n, dim], used as they are.
-        n_clusters: number of clusters, started by k-means++.
+        n_clusters: number of clusters, started by k-means++ (the best of several draws for each).
         init: or centroids [k, dim] to start from.
         iterations: updates at most.
         seed: of k-means++.
@@ -136,95 +155,74 @@ def kmeans(
     Returns:
         Clusters and centroids.
 
+    Raises:
+        MissingExtra: without scikit-learn.
+        NearfarError: if shapes or values do not fit.
+
     Reference:
         Arthur & Vassilvitskii, k-means++, SODA 2007.
     """
-    rows = as_rows(embeddings, "embeddings").astype(np.float64)
-    if init is not None:
-        centroids = as_rows(init, "init").astype(np.float64)
+    rows = as_rows(embeddings, "embeddings")
+    centroids = None if init is None else as_rows(init, "init")
+    if centroids is not None:
         if centroids.shape[1] != rows.shape[1]:
             raise NearfarError(
                 f"init has {centroids.shape[1]} dimensions but embeddings have {rows.shape[1]}."
             )
-    else:
-        if n_clusters is None or not 1 <= n_clusters <= len(rows):
+        if n_clusters is not None and n_clusters != len(centroids):
             raise NearfarError(
-                f"n_clusters is {n_clusters}; use 1 to {len(rows)}, the number of rows, or give init."
+                f"n_clusters is {n_clusters} but init has {len(centroids)} rows; give one of both."
             )
-        centroids = _spread_start(rows, n_clusters, seed)
-    clusters, _ = _assign(rows, centroids)
-    made = 0
-    while made < iterations:
-        made += 1
-        centroids = _centroids(rows, clusters, centroids)
-        before = clusters
-        clusters, _ = _assign(rows, centroids)
-        if (clusters == before).all():
-            break
-    inertia = float(((rows - centroids[clusters]) ** 2).sum())
-    return KMeans(clusters, centroids, inertia, made)
+        n_clusters = len(centroids)
+    if n_clusters is None:
+        raise NearfarError("give n_clusters, the number of clusters, or init, the centroids to start from.")
+    n_clusters = whole_number(n_clusters, "n_clusters", 1, most=len(rows))
+    iterations = whole_number(iterations, "iterations", 1)
+    seed = whole_number(seed, "seed", 0)
+    cluster = require("sklearn.cluster", "train")
+    # scikit-learn squares the numbers it is given.
+    power = power_beyond(float(peaks(rows).max()))
+    start = "k-means++" if centroids is None else in_units(centroids, power).astype(np.float64)
+    model = cluster.KMeans(
+        n_clusters, init=start, n_init=1, max_iter=iterations, tol=0, random_state=seed, algorithm="lloyd"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it says of too few distinct rows is said below
+        clusters = model.fit_predict(in_units(rows, power).astype(np.float64)).astype(np.int64)
+    used = len(np.unique(clusters))
+    if used < n_clusters:
+        warnings.warn(
+            f"k-means filled {used} of {n_clusters} clusters: the {len(rows)} rows have {used} distinct "
+            "values or hardly more, as those of a collapsed model.",
+            UserWarning,
+            stacklevel=2,
+        )
+    with np.errstate(over="ignore", under="ignore"):
+        inertia = float(np.ldexp(model.inertia_, 2 * power))
+    return KMeans(clusters, np.ldexp(model.cluster_centers_, power), inertia, int(model.n_iter_))
 
 
-def _centroids(
-    rows: Float64[np.ndarray, "n dim"], clusters: Int64[np.ndarray, " n"], old: Float64[np.ndarray, "k dim"]
-) -> Float64[np.ndarray, "k dim"]:
-    sizes = np.bincount(clusters, minlength=len(old))
-    sums = np.zeros_like(old)
-    np.add.at(sums, clusters, rows)
-    return np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], old)
-
-
-def _assign(
-    rows: Float64[np.ndarray, "n dim"], centroids: Float64[np.ndarray, "k dim"]
-) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-    """Nearest centroid of each row and the squared distance to it; in blocks."""
-    clusters, nearest = np.empty(len(rows), np.int64), np.empty(len(rows))
-    centre = torch.from_numpy(centroids)
-    step = max(1, 2**22 // len(centroids))
-    for start in range(0, len(rows), step):
-        block = torch.from_numpy(rows[start : start + step])
-        squared = (
-            block.square().sum(1, keepdim=True) + centre.square().sum(1) - 2 * block @ centre.T
-        ).numpy()
-        clusters[start : start + step] = squared.argmin(axis=1)
-        nearest[start : start + step] = squared.min(axis=1)
-    return clusters, np.maximum(nearest, 0)
-
-
-def _spread_start(
-    rows: Float64[np.ndarray, "n dim"], n_clusters: int, seed: int
-) -> Float64[np.ndarray, "k dim"]:
-    """k-means++: each next centroid is a row drawn with probability ∝ squared distance to those chosen."""
-    generator = np.random.default_rng(seed)
-    chosen = [int(generator.integers(len(rows)))]
-    nearest = ((rows - rows[chosen[0]]) ** 2).sum(axis=1)
-    for _ in range(n_clusters - 1):
-        total = np.cumsum(nearest)
-        if total[-1] == 0:  # fewer distinct rows than clusters
-            chosen.append(int(generator.integers(len(rows))))
-            continue
-        place = np.searchsorted(total, generator.random() * total[-1], side="right")
-        chosen.append(min(int(place), len(rows) - 1))
-        nearest = np.minimum(nearest, ((rows - rows[chosen[-1]]) ** 2).sum(axis=1))
-    return rows[chosen]
-
-
-def agreement(labels: Array, clusters: Array) -> Agreement:
+def agreement(labels: Array, clusters: Array, *, unlabelled: int | None = None) -> Agreement:
     """Compare clusters with classes.
 
     Args:
         labels: class of each row, integers.
         clusters: cluster of each row, integers.
+        unlabelled: rows with this label are left out.
 
     Returns:
         NMI, AMI, pairwise F1 and the rest.
     """
-    given = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    label = as_integers(given, "labels", given.size)
-    cluster = as_integers(clusters, "clusters", len(label))
-    n = len(label)
+    n = len(labels) if np.ndim(labels) else 0
     if n == 0:
-        raise NearfarError("labels is empty; give at least one row.")
+        raise NearfarError("labels is empty or no array; give at least one row.")
+    label, kept = labelled(labels, n, unlabelled)
+    cluster = as_integers(clusters, "clusters", n)
+    return _compared(label, cluster if kept is None else cluster[kept])
+
+
+def _compared(label: Int64[np.ndarray, " n"], cluster: Int64[np.ndarray, " n"]) -> Agreement:
+    n = len(label)
     _, rows = np.unique(label, return_inverse=True)
     _, columns = np.unique(cluster, return_inverse=True)
     n_columns = int(columns.max()) + 1
@@ -251,9 +249,9 @@ def agreement(labels: Array, clusters: Array) -> Agreement:
         ami=1.0 if trivial else _ratio(information - expected, mean_entropy - expected),
         mutual_information=information,
         expected_mutual_information=expected,
-        precision=precision,
-        recall=recall,
-        f1=_ratio(2 * precision * recall, precision + recall),
+        precision=1.0 if trivial else precision,
+        recall=1.0 if trivial else recall,
+        f1=1.0 if trivial else _ratio(2 * precision * recall, precision + recall),
         ari=1.0 if trivial else _ratio(together - by_chance, (same_label + same_cluster) / 2 - by_chance),
         purity=float(largest.sum() / n),
     )

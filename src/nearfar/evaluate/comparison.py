@@ -2,8 +2,8 @@
 
 A matrix product gives the same pair another float32 value when the tile or the machine changes. So a product
 here only screens: every pair also has one *exact score*, a float64 sum of its own products in a fixed order,
-rounded to 1e-12 of the scale, and that score decides what the product leaves within its error bound. Equal
-rows then tie exactly, and neither tile size nor device changes an answer.
+rounded to 1e-12 of its terms, and that score decides what the product leaves within its error bound. Equal
+rows then tie exactly, and neither tile size nor device nor any other row changes an answer.
 """
 
 import math
@@ -16,13 +16,24 @@ from jaxtyping import Float, Float32, Float64, Int64
 
 from nearfar.errors import NearfarError, suggest
 from nearfar.evaluate.extent import Extent
-from nearfar.evaluate.rows import BLOCK, fold, inverse, norms, rows32
+from nearfar.evaluate.rows import BLOCK, fold, in_units, inverse, norms, rows32, squarable
 from nearfar.similarity.product import choose_product, relative_error
 
 Similarity = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 
 _QUANTUM = 1e-12
+_DIGITS = 40  # bits that stay of a score that is not a cosine: 1e-12 of it
 _COLUMNS = 4096  # of one product: its result is still in the second-level cache when it is copied
+
+
+def check_similarity(similarity: str) -> None:
+    """Refuse an unknown similarity."""
+    known = list(get_args(Similarity))
+    if similarity not in known:
+        raise NearfarError(
+            f"similarity {similarity!r} is not known; use one of {', '.join(known)}."
+            f"{suggest(similarity, known)}"
+        )
 
 
 @runtime_checkable
@@ -67,9 +78,13 @@ class Comparison(Protocol):
 class EmbeddingComparison:
     """Queries against gallery by their embeddings.
 
-    Exact score of a pair, always a float64 sum in one fixed order over the given rows, rounded to 1e-12:
+    Exact score of a pair, always a float64 sum in one fixed order over the given rows:
 
         cosine  q·g / (|q| |g|)        dot  q·g        euclidean, squared_euclidean  -|q - g|²
+
+    It is rounded to 40 bits of its own terms, so that what is equal but for rounding ties: cosines to 1e-12,
+    dot products to 1e-12 of |q| |g|, distances to 1e-12 of themselves. Rows as long as no square is are taken
+    in units of ``Extent``.
 
     Args:
         queries: rows [q, dim], float32 or float64.
@@ -90,23 +105,26 @@ class EmbeddingComparison:
         device: torch.device | None = None,
         extent: Extent | None = None,
     ) -> None:
-        if similarity not in get_args(Similarity):
-            known = list(get_args(Similarity))
-            raise NearfarError(
-                f"similarity {similarity!r} is not known; use one of {', '.join(known)}."
-                f"{suggest(similarity, known)}"
-            )
+        check_similarity(similarity)
         if queries.shape[1] != gallery.shape[1]:
             raise NearfarError(
                 f"queries have {queries.shape[1]} dimensions and the gallery has {gallery.shape[1]}; "
                 "embed both with the same model."
             )
-        self.queries, self.gallery = queries, gallery
-        self.n_queries, self.n_gallery, self.dim = len(queries), len(gallery), queries.shape[1]
         self.distance = similarity in ("euclidean", "squared_euclidean")
         self.cosine = similarity == "cosine"
+        self.similarity = similarity
+        same = gallery is queries
+        self.extent = extent = extent or Extent.of(queries, gallery, similarity)
+        if self.cosine:
+            self.queries = squarable(queries)
+            self.gallery = self.queries if same else squarable(gallery)
+        else:
+            self.queries = in_units(queries, extent.query_power)
+            self.gallery = self.queries if same else in_units(gallery, extent.gallery_power)
+        self.n_queries, self.n_gallery, self.dim = len(queries), len(gallery), queries.shape[1]
         self.device = device or torch.device("cpu")
-        self._prepare(extent or Extent.of(queries, gallery, similarity))
+        self._prepare(extent)
         self._product = choose_product(self.dim, self.device)
 
     def _prepare(self, extent: Extent) -> None:
@@ -123,23 +141,27 @@ class EmbeddingComparison:
             reach = query_norm * largest + (0.5 * largest**2 if self.distance else 0.0)
             self._error = relative_error(self.dim) * reach
             self._scale = (longest + largest) ** 2 if self.distance else longest * largest
-        self._quantum = _QUANTUM * (self._scale or 1.0)
+        # The coarsest rounding of an exact score.
+        self._quantum = _QUANTUM if self.cosine else 2.0 ** (1 - _DIGITS) * (self._scale or 1.0)
         self.window64 = self._quantum + 2 * relative_error(self.dim) * 2.0**-29 * self._scale
         # A power of two brings the longest row near length 1: float32 then neither overflows nor underflows.
-        unit = 2.0 ** -math.frexp(max(largest, longest))[1]
-        self._strip_unit = 1.0 if self.cosine else unit**2
+        own = [longest, largest] if not self.distance else [max(longest, largest)] * 2
+        query_unit, unit = (2.0 ** -math.frexp(each)[1] for each in own)
+        self._strip_unit = 1.0 if self.cosine else query_unit * unit
         gallery_factor = self._gallery_inverse if self.cosine else np.full(self.n_gallery, unit)
         self._gallery32 = rows32(self.gallery, centre, gallery_factor).to(self.device)
         if same:
             self._queries32 = self._gallery32
         else:
-            query_factor = self._query_inverse if self.cosine else np.full(self.n_queries, unit)
+            query_factor = self._query_inverse if self.cosine else np.full(self.n_queries, query_unit)
             self._queries32 = rows32(self.queries, centre, query_factor).to(self.device)
-        self._query_square = query_norm**2
-        self._gallery_square = gallery_norm**2
+        self._query_norm, self._gallery_norm = query_norm, gallery_norm
+        self._query_square, self._gallery_square = query_norm**2, gallery_norm**2
         self._centre = centre
-        half = (-0.5 * self._strip_unit * self._gallery_square).astype(np.float32)
-        self._bias = torch.from_numpy(half).to(self.device) if self.distance else None
+        self._bias = None
+        if self.distance:
+            half = (-0.5 * self._strip_unit * self._gallery_square).astype(np.float32)
+            self._bias = torch.from_numpy(half).to(self.device)
 
     def fill_strip(
         self,
@@ -199,7 +221,10 @@ class EmbeddingComparison:
         if self.cosine:
             scores *= self._query_inverse[queries]
             scores *= self._gallery_inverse[gallery]
-        return np.rint(scores / self._quantum) * self._quantum
+            return np.rint(scores / self._quantum) * self._quantum
+        size = scores if self.distance else self._query_norm[queries] * self._gallery_norm[gallery]
+        place = _DIGITS - np.frexp(size)[1]
+        return np.ldexp(np.rint(np.ldexp(scores, place)), -place)
 
     def pairs_of_one(self, query: int, gallery: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
         """Exact scores of one query with many rows; equal gallery rows are scored once."""
@@ -241,7 +266,15 @@ class GivenComparison:
     def rows64(self, queries: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, "some gallery"]:
         """Minus the distances, in float64."""
         given = self.distances
-        rows = given[queries].astype(np.float64) if isinstance(given, np.ndarray) else given.rows(queries)
+        if isinstance(given, np.ndarray):
+            rows = given[queries].astype(np.float64)
+        else:
+            rows = np.asarray(given.rows(queries), np.float64)
+            if rows.shape != (len(queries), given.shape[1]) or not np.isfinite(rows).all():
+                raise NearfarError(
+                    f"distances.rows gave shape {rows.shape} with {np.count_nonzero(~np.isfinite(rows))} NaN "
+                    f"or infinite values; give {len(queries)} queries {given.shape[1]} finite distances each."
+                )
         return -(rows if self.kept is None else rows[:, self.kept])
 
     def pairs_of_one(self, query: int, gallery: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:

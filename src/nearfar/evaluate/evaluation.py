@@ -27,6 +27,8 @@ from nearfar.evaluate.metrics import (
 from nearfar.evaluate.protocol import RetrievalProtocol
 from nearfar.evaluate.ranks import count_ranks
 from nearfar.evaluate.result import RetrievalResult, TieWarning
+from nearfar.evaluate.settings import cut_offs, perhaps_whole, whole_number
+from nearfar.evaluate.sides import Sides
 from nearfar.similarity.threads import in_threads
 
 NoRelevant = Literal["skip", "zero"]
@@ -55,21 +57,25 @@ class Options:
                 raise NearfarError(
                     f"{name} is {value!r}; use one of {', '.join(known)}.{suggest(str(value), known)}"
                 )
-        if not self.ks or any(int(k) != k or k < 1 for k in (*self.ks, self.cmc_length)):
-            raise NearfarError(
-                f"ks is {self.ks} and cmc_length {self.cmc_length}; cut-offs are whole numbers from 1."
-            )
+        numbers = {
+            "ks": cut_offs(self.ks),
+            "cmc_length": whole_number(
+                self.cmc_length, "cmc_length", 1, most=10**6, ask="cut-offs are whole numbers"
+            ),
+            "bootstrap": whole_number(self.bootstrap, "bootstrap", 0, most=10**7),
+            "seed": whole_number(self.seed, "seed", 0, most=2**63 - 1),
+        }
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
         if self.average == "macro" and self.resample == "query" and self.bootstrap:
             raise NearfarError(
                 "a macro average is a mean over classes; use resample='class' for its intervals."
             )
-        object.__setattr__(self, "ks", tuple(sorted({int(k) for k in self.ks})))
 
 
 def evaluate(
     comparison: Comparison,
-    protocol: RetrievalProtocol,
-    classes: Int64[np.ndarray, " query"],
+    sides: Sides,
     options: Options,
     *,
     tile: int | None,
@@ -81,8 +87,7 @@ def evaluate(
 
     Args:
         comparison: scores.
-        protocol: relevance and exclusions.
-        classes: class of each query, for macro averages and the bootstrap.
+        sides: relevance and exclusions, and the class of each query for macro averages and the bootstrap.
         options: how to measure.
         tile: rows and columns of one product.
         workers: threads.
@@ -92,6 +97,8 @@ def evaluate(
     Returns:
         The result.
     """
+    tile, workers = perhaps_whole(tile, "tile", 1), perhaps_whole(workers, "workers", 1)
+    protocol, classes, asked = sides.protocol, sides.classes, sides.asked
     groups = protocol.groups()
     if across_ranks:
         groups = [group[rank() :: world_size()] for group in groups]
@@ -103,15 +110,17 @@ def evaluate(
     if across_ranks:
         columns = _of_all_ranks(columns, np.concatenate(groups))
     table, curve, sensitive, relevant = columns
-    valid = relevant > 0
+    relevant[~asked] = 0
+    table[~asked] = np.nan
+    valid, n_queries = relevant > 0, int(np.count_nonzero(asked))
     if options.no_relevant == "zero":
-        table[~valid] = 0.0
+        table[asked & ~valid] = 0.0
     elif not valid.any():
         raise NearfarError(
-            f"none of the {len(valid)} queries has a relevant image in the gallery; give a gallery that "
+            f"none of the {n_queries} queries has a relevant image in the gallery; give a gallery that "
             "shares classes with the queries, or at least two images of a class."
         )
-    counted = np.ones(len(valid), bool) if options.no_relevant == "zero" else valid
+    counted = asked if options.no_relevant == "zero" else valid
     names = column_names(options.ks)
     means = dict(zip(names, mean(table, counted, classes, options.average).tolist(), strict=True))
     intervals: dict[str, tuple[float, float]] = {}
@@ -138,17 +147,20 @@ def evaluate(
         )
     values: dict[str, Any] = {name: {k: means[at_name(name, k)] for k in options.ks} for name in AT_K}
     values |= {name: means[name] for name in WHOLE}
+    cmc = mean(curve, counted, classes, options.average)
     return RetrievalResult(
         **values,
-        cmc=mean(curve, counted, classes, options.average),
+        cmc=np.append(cmc, np.full(options.cmc_length - len(cmc), cmc[-1])),
         per_query={name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(names)},
         relevant_per_query=relevant,
-        n_queries=len(valid),
-        n_skipped=int(np.count_nonzero(~valid)),
+        n_queries=n_queries,
+        n_skipped=int(np.count_nonzero(asked & ~valid)),
         n_gallery=comparison.n_gallery,
         tie_sensitive_fraction=fraction,
         intervals=intervals,
-        settings=asdict(options) | {"similarity": similarity},
+        settings=asdict(options)
+        | {"similarity": similarity}
+        | ({} if sides.unlabelled is None else {"unlabelled": sides.unlabelled}),
     )
 
 
@@ -173,10 +185,12 @@ def _measure_group(
     """Metrics, CMC curve, sensitivity to ties and number of relevant items of some queries."""
     ranks = count_ranks(comparison, protocol, queries, tile)
     rank = order_ties(ranks, options.ties)
+    # Beyond the gallery the curve stays as it is.
+    length = min(options.cmc_length, comparison.n_gallery)
     table = measure(ranks, rank, options.ks)
-    curve = first_hit(ranks, rank, options.cmc_length)
+    curve = first_hit(ranks, rank, length)
     sensitive = tie_sensitive(ranks)
     if options.ties == "expected":
         for row in np.flatnonzero(sensitive):
-            table[row], curve[row] = expected_metrics(ranks, int(row), options.ks, options.cmc_length)
+            table[row], curve[row] = expected_metrics(ranks, int(row), options.ks, length)
     return table, curve, sensitive, ranks.counts

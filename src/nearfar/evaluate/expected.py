@@ -71,7 +71,7 @@ def _of_groups(
     first, last = groups[0], groups[-1]
     first_chance = _first(first.n, first.r)
     last_chance = _first(last.n, last.r)[::-1]
-    curve = np.zeros(max(length, *ks))
+    curve = np.zeros(min(max(length, *ks), last_rank))  # certain from there on
     inside = first_chance[: max(0, len(curve) - first.ahead)]
     curve[first.ahead : first.ahead + len(inside)] = inside
     curve = np.minimum(np.cumsum(curve), 1.0)
@@ -81,7 +81,7 @@ def _of_groups(
     for k in ks:
         cut = place <= k
         hits, short = chance[cut].sum(), min(total, k)
-        values[at_name("recall_at_k", k)] = curve[k - 1]
+        values[at_name("recall_at_k", k)] = curve[min(k, len(curve)) - 1]
         values[at_name("precision_at_k", k)] = hits / k
         values[at_name("precision_at_min_r_k", k)] = hits / short
         values[at_name("precision_at_min_last_k", k)] = _precision_to_last(last, total, k, hits)
@@ -98,7 +98,8 @@ def _of_groups(
     values["mrr"] = (first_chance / (first.ahead + np.arange(1, len(first_chance) + 1))).sum()
     ends = np.arange(last_rank - len(last_chance) + 1, last_rank + 1)
     values["minp"] = (last_chance * total / ends).sum()
-    return tuple(float(values[name]) for name in column_names(ks)), tuple(curve[:length].tolist())
+    whole = np.append(curve[:length], np.ones(max(0, length - len(curve))))
+    return tuple(float(values[name]) for name in column_names(ks)), tuple(whole.tolist())
 
 
 def _first(n: int, r: int) -> Float64[np.ndarray, " place"]:

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Float64
 
 from nearfar.distributed import highest, total
-from nearfar.evaluate.rows import BLOCK, norms
+from nearfar.errors import NearfarError
+from nearfar.evaluate.rows import BLOCK, LONG, in_units, norms, peaks, power_beyond
 
 _BITS = 30  # of the centre, counted from the largest number in the rows
 
@@ -23,11 +24,20 @@ class Extent:
 
     Only distances have a centre: they do not change when both sides move together, and small numbers round
     less. The cosine knows no lengths.
+
+    Attributes:
+        centre: mean of the gallery, in units.
+        queries: longest query row from there, in units.
+        gallery: longest gallery row from there.
+        query_power: queries are in units of two to this power, which is 0 where their squares fit float64.
+        gallery_power: the same of the gallery; distances have one unit for both sides.
     """
 
     centre: Float64[np.ndarray, " dim"]
     queries: float
     gallery: float
+    query_power: int = 0
+    gallery_power: int = 0
 
     @classmethod
     def of(
@@ -42,10 +52,42 @@ class Extent:
         centre = np.zeros(gallery.shape[1])
         if similarity == "cosine":
             return cls(centre, 1.0, 1.0)
+        powers = _powers(queries, gallery, similarity, across_ranks)
+        some, others = in_units(queries, powers[0]), in_units(gallery, powers[1])
         if similarity != "dot":
-            centre = _centre(gallery, across_ranks)
-        longest = [norms(rows, centre).max(initial=0.0) for rows in (queries, gallery)]
-        return cls(centre, *_most(longest, across_ranks))
+            centre = _centre(others, across_ranks)
+        longest = [norms(rows, centre).max(initial=0.0) for rows in (some, others)]
+        query, other = _most(longest, across_ranks)
+        return cls(centre, query, other, *powers)
+
+
+def _powers(
+    queries: Float[np.ndarray, "query dim"],
+    gallery: Float[np.ndarray, "gallery dim"],
+    similarity: str,
+    across_ranks: bool,
+) -> tuple[int, int]:
+    """The unit of each side.
+
+    Raises:
+        NearfarError: if a row is so long that others, in its units, have no squares; on all ranks alike.
+    """
+    sides = [peaks(queries)]
+    sides.append(sides[0] if gallery is queries else peaks(gallery))
+    longest = [float(side.max(initial=0.0)) for side in sides]
+    shortest = [float(side[side > 0].min(initial=math.inf)) for side in sides]
+    most = _most([*longest, *(-each for each in shortest)], across_ranks)
+    highs, lows = most[:2], [-each for each in most[2:]]
+    if similarity != "dot":
+        highs, lows = [max(highs)] * 2, [min(lows)] * 2
+    for high, low in zip(highs, lows, strict=True):
+        if high > LONG and low / high < LONG**-1.2:
+            raise NearfarError(
+                f"a row is so long that float64 holds no {similarity} similarity of it and the others: the "
+                f"largest numbers of rows go from {low:.1g} to {high:.1g}; leave out what is broken, or use "
+                "similarity='cosine'."
+            )
+    return power_beyond(highs[0]), power_beyond(highs[1])
 
 
 def _centre(rows: Float[np.ndarray, "n dim"], across_ranks: bool) -> Float64[np.ndarray, " dim"]:

@@ -95,7 +95,8 @@ def measure(
         return np.bincount(rows, weights=values * mask, minlength=n).astype(np.float64)
 
     ones = np.ones(len(rows))
-    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(ks) + 2)))])
+    most = min(max(ks), int(ranks.counts.max(initial=0)))
+    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, most + 2)))])
     columns: dict[str, Float64[np.ndarray, " some"]] = {}
     with np.errstate(invalid="ignore", divide="ignore"):
         for k in ks:

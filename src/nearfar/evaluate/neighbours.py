@@ -1,5 +1,6 @@
 """Exact nearest neighbours, in blocks: no full matrix, the same answer for every tile size and machine."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,14 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from nearfar.errors import NearfarError
 from nearfar.evaluate.comparison import EmbeddingComparison, Similarity
+from nearfar.evaluate.extent import Extent
+from nearfar.evaluate.labels import Array
 from nearfar.evaluate.protocol import Columns, RetrievalProtocol, Rows
 from nearfar.evaluate.ranks import strips
 from nearfar.evaluate.rows import as_rows
-from nearfar.evaluate.sides import Array, build_exclusions
+from nearfar.evaluate.settings import perhaps_whole, whole_number
+from nearfar.evaluate.sides import build_exclusions
 from nearfar.similarity.threads import in_threads
 
 _CROWD = 2048
@@ -31,6 +34,9 @@ class Neighbours:
 
     ids: Int64[np.ndarray, "query k"]
     similarity: Float32[np.ndarray, "query k"]
+
+    def __repr__(self) -> str:
+        return f"Neighbours({len(self.ids)} queries, k={self.ids.shape[1]})"
 
 
 def neighbours(
@@ -69,22 +75,40 @@ def neighbours(
     """
     rows = as_rows(queries, "queries")
     others = rows if gallery is None else as_rows(gallery, "gallery")
-    check_k(k)
+    tile, workers = perhaps_whole(tile, "tile", 1), perhaps_whole(workers, "workers", 1)
+    k = whole_number(k, "k", 1, most=max(len(others), 2**16), ask="ask for a whole number of neighbours")
     exclusions = build_exclusions(
         len(rows), len(others), alone=gallery is None, ids=(ids, gallery_ids), excluded=excluded
     )
     device = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
     comparison = EmbeddingComparison(rows, others, similarity=similarity, device=device)
     found, scores = best_of_gallery(comparison, exclusions, k, tile, workers)
-    if similarity == "euclidean":
-        scores = -np.sqrt(-scores)
-    return Neighbours(found, scores.astype(np.float32))
+    return Neighbours(found, similarities(scores, found, similarity, comparison.extent))
 
 
-def check_k(k: int) -> None:
-    """Refuse what is no number of neighbours."""
-    if int(k) != k or k < 1:
-        raise NearfarError(f"k is {k}; ask for a whole number of neighbours, 1 or more.")
+def similarities(
+    scores: Float64[np.ndarray, "query k"],
+    found: Int64[np.ndarray, "query k"],
+    similarity: str,
+    extent: Extent,
+) -> Float32[np.ndarray, "query k"]:
+    """Scores as the similarity asked for, in the units of the rows that were given; -inf where none is."""
+    with np.errstate(over="ignore", under="ignore"):
+        if similarity == "euclidean":
+            values = np.ldexp(-np.sqrt(-scores), extent.gallery_power)
+        else:
+            values = np.ldexp(scores, extent.query_power + extent.gallery_power)
+    most = np.finfo(np.float32).max
+    beyond = (np.abs(values) > most) & (found >= 0)
+    if beyond.any():
+        warnings.warn(
+            f"{np.count_nonzero(beyond)} of {beyond.size} similarities lie beyond float32 and are given as "
+            f"±{most:.3g}, in the right order; use similarity='cosine', or shorter rows.",
+            UserWarning,
+            stacklevel=3,
+        )
+        values[beyond] = np.copysign(most, values[beyond])
+    return values.astype(np.float32) + np.float32(0)  # -0 becomes 0
 
 
 def best_of_gallery(

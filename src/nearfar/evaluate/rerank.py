@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.evaluate.distances import squared_distances
+from nearfar.evaluate.labels import Array
 from nearfar.evaluate.neighbours import neighbours
-from nearfar.evaluate.rows import as_rows
-from nearfar.evaluate.sides import Array
+from nearfar.evaluate.rows import as_rows, in_units, peaks, power_beyond, squarable
+from nearfar.evaluate.settings import share, whole_number
 
 
 def expand_queries(
@@ -45,8 +46,10 @@ def expand_queries(
     Reference:
         Radenović et al., TPAMI 2019. https://arxiv.org/abs/1711.02512
     """
-    rows = _unit(queries)
-    others = rows if gallery is None else _unit(gallery)
+    rows = _unit(queries, "queries")
+    others = rows if gallery is None else _unit(gallery, "gallery")
+    alpha = share(alpha, "alpha", most=np.inf)
+    k = min(whole_number(k, "k", 1), len(others))
     found = neighbours(
         rows, None if gallery is None else others, k, ids=ids, gallery_ids=gallery_ids, excluded=excluded
     )
@@ -97,20 +100,28 @@ class Whitening:
     def __init__(
         self, training: Tensor | np.ndarray, dim: int | None = None, *, shrinkage: float = 1.0
     ) -> None:
-        rows = as_rows(training, "training").astype(np.float64)
-        kept = rows.shape[1] if dim is None else dim
-        if not 1 <= kept <= rows.shape[1]:
-            raise NearfarError(f"dim is {dim}; keep 1 to {rows.shape[1]} dimensions.")
-        self.mean = rows.mean(axis=0)
-        centred = rows - self.mean
+        rows = as_rows(training, "training")
+        kept = rows.shape[1] if dim is None else whole_number(dim, "dim", 1, most=rows.shape[1])
+        shrinkage = share(shrinkage, "shrinkage")
+        self._power = power_beyond(float(peaks(rows).max()))
+        rows = in_units(rows, self._power).astype(np.float64)
+        mean = rows.mean(axis=0)
+        centred = rows - mean
         values, vectors = np.linalg.eigh(centred.T @ centred / len(rows))
-        self.eigenvalues = values[::-1][:kept].copy()
-        if shrinkage > 0 and self.eigenvalues[-1] <= 1e-12 * self.eigenvalues[0]:
+        largest = values[::-1][:kept].copy()
+        if shrinkage > 0 and largest[-1] <= 1e-12 * largest[0]:
             rank = int(np.count_nonzero(values > 1e-12 * values[-1]))
+            if rank == 0 or len(rows) == 1:
+                raise NearfarError(
+                    f"the {len(rows)} training embeddings are all equal; there is no direction to whiten."
+                )
             raise NearfarError(
                 f"training embeddings vary in {rank} dimensions only; whiten to dim={rank} or fewer."
             )
-        self.projection = vectors[:, ::-1][:, :kept] * self.eigenvalues ** (-shrinkage / 2)
+        # In units of two to the ``_power``, which is 0 but for numbers whose squares no float64 holds.
+        self.projection = vectors[:, ::-1][:, :kept] * largest ** (-shrinkage / 2)
+        with np.errstate(over="ignore", under="ignore"):
+            self.mean, self.eigenvalues = np.ldexp(mean, self._power), np.ldexp(largest, 2 * self._power)
 
     def __call__(self, embeddings: Tensor | np.ndarray) -> Float64[np.ndarray, "n dim"]:
         """Whiten and bring to unit length."""
@@ -119,17 +130,30 @@ class Whitening:
             raise NearfarError(
                 f"embeddings have {rows.shape[1]} dimensions; this whitening takes {len(self.mean)}."
             )
-        return _unit((rows - self.mean) @ self.projection)
+        return _unit(in_units(rows - self.mean, self._power) @ self.projection)
 
 
 def average_views(views: Sequence[Tensor | np.ndarray]) -> Float64[np.ndarray, "n dim"]:
     """Test-time augmentation: unit(mean of the unit embeddings of several views of the same images)."""
-    return _unit(np.sum([_unit(view) for view in views], axis=0))
+    return _unit(np.sum(_of_same_images(views, "views", same_dim=True), axis=0))
 
 
 def concatenate_models(embeddings: Sequence[Tensor | np.ndarray]) -> Float64[np.ndarray, "n dim"]:
     """Join embeddings of the same images by several models: unit length each, side by side, unit length."""
-    return _unit(np.concatenate([_unit(each) for each in embeddings], axis=1))
+    return _unit(np.concatenate(_of_same_images(embeddings, "embeddings", same_dim=False), axis=1))
+
+
+def _of_same_images(
+    several: Sequence[Tensor | np.ndarray], name: str, *, same_dim: bool
+) -> list[Float64[np.ndarray, "n _"]]:
+    parts = [_unit(each, f"{name}[{place}]") for place, each in enumerate(several)]
+    shapes = [part.shape for part in parts]
+    if len({shape if same_dim else shape[0] for shape in shapes}) != 1:
+        raise NearfarError(
+            f"{name} has the shapes {', '.join(map(str, shapes)) or 'of nothing'}; give one row for "
+            f"each image every time{', of one dim' if same_dim else ''}, and once at least."
+        )
+    return parts
 
 
 class KReciprocal:
@@ -167,16 +191,22 @@ class KReciprocal:
         k2: int = 6,
         weight: float = 0.3,
     ) -> None:
-        rows = _unit(queries)
-        self._everything = rows if gallery is None else np.concatenate([rows, _unit(gallery)])
+        rows = _unit(queries, "queries")
+        others = None if gallery is None else _unit(gallery, "gallery")
+        if others is not None and others.shape[1] != rows.shape[1]:
+            raise NearfarError(
+                f"queries have {rows.shape[1]} dimensions and the gallery has {others.shape[1]}; "
+                "embed both with the same model."
+            )
+        self._everything = rows if others is None else np.concatenate([rows, others])
+        self._square = (self._everything**2).sum(axis=1)
         self.n_queries = len(rows)
         self._first_gallery = 0 if gallery is None else self.n_queries
-        self.weight = weight
+        self.weight = share(weight, "weight")
         total = len(self._everything)
-        if not (k1 >= 1 and 1 <= k2 <= k1 + 1 and 0 <= weight <= 1):
-            raise NearfarError(
-                f"k1={k1}, k2={k2}, weight={weight}: use k1 ≥ 1, 1 ≤ k2 ≤ k1 + 1 and weight in [0, 1]."
-            )
+        k1, k2 = whole_number(k1, "k1", 1), whole_number(k2, "k2", 1)
+        if k2 > k1 + 1:
+            raise NearfarError(f"k1={k1}, k2={k2}: use 1 ≤ k2 ≤ k1 + 1.")
         # Searched as a gallery of its own: every row finds itself too, as the definition asks.
         self._near = neighbours(
             self._everything, self._everything, min(k1 + 1, total), similarity="squared_euclidean"
@@ -212,9 +242,7 @@ class KReciprocal:
         return 1 - shared / (2 - shared)
 
     def _squared(self, rows: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, "some total"]:
-        square = (self._everything**2).sum(axis=1)
-        left, right = torch.from_numpy(self._everything[rows]), torch.from_numpy(self._everything)
-        return np.maximum(square[rows, None] + square - 2 * (left @ right.T).numpy(), 0)
+        return squared_distances(self._everything[rows], self._everything, self._square)
 
     def _row_maxima(self) -> Float64[np.ndarray, " total"]:
         total = len(self._everything)
@@ -278,9 +306,9 @@ def k_reciprocal(
     return KReciprocal(queries, gallery, k1=k1, k2=k2, weight=weight).distances()
 
 
-def _unit(embeddings: Tensor | np.ndarray) -> Float64[np.ndarray, "n dim"]:
+def _unit(embeddings: Tensor | np.ndarray, name: str = "embeddings") -> Float64[np.ndarray, "n dim"]:
     """Rows of unit length in float64; rows that have it to float32 accuracy stay as they are."""
-    rows = as_rows(embeddings, "embeddings").astype(np.float64)
+    rows = squarable(as_rows(embeddings, name)).astype(np.float64)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     norm[(np.abs(norm - 1) < 1e-6) | (norm == 0)] = 1.0
     return rows / norm

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from nearfar.evaluate.plain import as_html, plain_numbers
+
 
 class TieWarning(UserWarning):
     """The result depends on the order of tied items: more than 0.1 % of the queries."""
@@ -71,20 +73,24 @@ class RetrievalResult:
     settings: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the values of single queries, ready for JSON (keys of ``…_at_k`` become text)."""
-        result: dict[str, Any] = {}
-        for item in fields(self):
-            if item.name in ("per_query", "relevant_per_query"):
-                continue
-            value = getattr(self, item.name)
-            if isinstance(value, np.ndarray):
-                value = value.tolist()
-            elif item.name.endswith("_k"):
-                value = {str(k): v for k, v in value.items()}
-            elif item.name == "intervals":
-                value = {name: list(ends) for name, ends in value.items()}
-            result[item.name] = value
-        return result
+        """Everything but the values of single queries: plain numbers and lists, the keys text."""
+        return plain_numbers(
+            {
+                item.name: getattr(self, item.name)
+                for item in fields(self)
+                if item.name not in ("per_query", "relevant_per_query")
+            }
+        )
+
+    def __repr__(self) -> str:
+        recall = ", ".join(f"recall_at_{k}={value:.4f}" for k, value in self.recall_at_k.items())
+        return (
+            f"RetrievalResult({recall}, map_at_r={self.map_at_r:.4f}, {self.n_queries} queries, "
+            f"{self.n_gallery} gallery images)"
+        )
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __str__(self) -> str:
         lines = [(f"Recall@{k}", f"recall_at_{k}", value) for k, value in self.recall_at_k.items()]

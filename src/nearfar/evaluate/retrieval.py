@@ -16,10 +16,11 @@ from nearfar.evaluate.comparison import (
 )
 from nearfar.evaluate.evaluation import NoRelevant, Options, evaluate
 from nearfar.evaluate.intervals import Average, Resample
+from nearfar.evaluate.labels import Array
 from nearfar.evaluate.metrics import Ties
 from nearfar.evaluate.result import RetrievalResult
 from nearfar.evaluate.rows import as_rows
-from nearfar.evaluate.sides import Array, build_sides
+from nearfar.evaluate.sides import build_sides
 
 
 def retrieval(
@@ -48,6 +49,7 @@ def retrieval(
     tile: int | None = None,
     workers: int | None = None,
     across_ranks: bool = False,
+    unlabelled: int | None = None,
 ) -> RetrievalResult:
     """Rank the gallery for each query by exact scores and measure how well relevant images are found.
 
@@ -61,7 +63,8 @@ def retrieval(
         gallery: gallery [g, dim].
         gallery_labels: as ``labels``, for the gallery.
         ids: image identity, integers [q]; a gallery image with the query's id is not a candidate. Without
-            ids and without a gallery, an image is only kept from finding itself.
+            ids and without a gallery, an image is only kept from finding itself. Ids that come twice are
+            warned of: they are what a padded last batch leaves.
         gallery_ids: as ``ids``.
         cameras: camera of each image, integers. Switches on the protocol of Market-1501: gallery images with
             the label and the camera of the query are no candidates, and those with label -1 are junk.
@@ -85,6 +88,7 @@ def retrieval(
         workers: threads; as many as torch uses when left out.
         across_ranks: divide the queries among the ranks, each of which gives the same arguments; all get the
             result of one process, to the last bit.
+        unlabelled: images with this label are left out: they are no queries, and not in the gallery.
 
     Returns:
         The metrics; definitions are in ``nearfar.evaluate.metrics``.
@@ -108,6 +112,7 @@ def retrieval(
         sequences=(sequences, gallery_sequences),
         relevant=relevant,
         junk=junk,
+        unlabelled=unlabelled,
     )
     if sides.kept is not None:
         gallery_rows = gallery_rows[sides.kept]
@@ -115,10 +120,9 @@ def retrieval(
     comparison = EmbeddingComparison(queries, gallery_rows, similarity=similarity, device=device)
     return evaluate(
         comparison,
-        sides.protocol,
-        sides.classes,
+        sides,
         Options(
-            ks=tuple(ks),
+            ks=ks,  # pyrefly: ignore
             ties=ties,
             no_relevant=no_relevant,
             average=average,
@@ -156,6 +160,7 @@ def retrieval_by_distance(
     seed: int = 0,
     cmc_length: int = 50,
     workers: int | None = None,
+    unlabelled: int | None = None,
 ) -> RetrievalResult:
     """As ``retrieval``, from distances [q, g] that are given, for example after re-ranking.
 
@@ -183,6 +188,7 @@ def retrieval_by_distance(
         seed: see ``retrieval``.
         cmc_length: see ``retrieval``.
         workers: see ``retrieval``.
+        unlabelled: see ``retrieval``.
 
     Returns:
         The metrics.
@@ -203,14 +209,14 @@ def retrieval_by_distance(
         sequences=(sequences, gallery_sequences),
         relevant=relevant,
         junk=junk,
+        unlabelled=unlabelled,
     )
     comparison = GivenComparison(matrix, sides.kept)
     return evaluate(
         comparison,
-        sides.protocol,
-        sides.classes,
+        sides,
         Options(
-            ks=tuple(ks),
+            ks=ks,  # pyrefly: ignore
             ties=ties,
             no_relevant=no_relevant,
             average=average,

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from nearfar.distributed import around_the_ring, rank, row_counts, together, world_size
 from nearfar.errors import NearfarError
-from nearfar.evaluate.comparison import EmbeddingComparison, Similarity
+from nearfar.evaluate.comparison import EmbeddingComparison, Similarity, check_similarity
 from nearfar.evaluate.extent import Extent
-from nearfar.evaluate.neighbours import Neighbours, best_of_gallery, check_k
+from nearfar.evaluate.labels import Array, as_integers
+from nearfar.evaluate.neighbours import Neighbours, best_of_gallery, similarities
 from nearfar.evaluate.rows import as_rows
-from nearfar.evaluate.sides import Array, as_integers, build_exclusions
+from nearfar.evaluate.settings import perhaps_whole, whole_number
+from nearfar.evaluate.sides import build_exclusions
 
 
 def neighbours_across_ranks(
@@ -58,7 +60,9 @@ def neighbours_across_ranks(
     """
     device = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
     with together():
-        check_k(k)
+        tile, workers = perhaps_whole(tile, "tile", 1), perhaps_whole(workers, "workers", 1)
+        k = whole_number(k, "k", 1, ask="ask for a whole number of neighbours")
+        check_similarity(similarity)
         rows = as_rows(queries, "queries", least=0)
         others = rows if gallery is None else as_rows(gallery, "gallery", least=0)
         if rows.shape[1] != others.shape[1]:
@@ -73,7 +77,7 @@ def neighbours_across_ranks(
         identities = identity if gallery is None else None
         if gallery_ids is not None:
             identities = as_integers(gallery_ids, "gallery_ids", len(others))
-    counts = row_counts(torch.from_numpy(others))
+    counts = row_counts(torch.from_numpy(np.require(others, requirements="W")))
     with together():
         places = _dealt(counts) if given is None else given
         if sum(counts) == 0:
@@ -95,9 +99,7 @@ def neighbours_across_ranks(
         comparison = EmbeddingComparison(rows, some, similarity=similarity, device=device, extent=extent)
         near, values = best_of_gallery(comparison, exclusions, min(k, len(some)), tile, workers)
         found, scores = _merged(k, [found, np.where(near < 0, -1, numbers[near])], [scores, values])
-    if similarity == "euclidean":
-        scores = -np.sqrt(-scores)
-    return Neighbours(found, scores.astype(np.float32))
+    return Neighbours(found, similarities(scores, found, similarity, extent))
 
 
 def _merged(

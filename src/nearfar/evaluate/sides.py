@@ -1,14 +1,14 @@
 """The two sides of a retrieval problem: labels, ids, cameras, sequences, checked and made into a protocol."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.evaluate.labels import Array, as_integers, as_label, warn_of_missing, warn_of_repeated
 from nearfar.evaluate.protocol import (
     EqualKeys,
     GivenPairs,
@@ -18,17 +18,18 @@ from nearfar.evaluate.protocol import (
     paired_codes,
 )
 
-Array = Tensor | np.ndarray | Sequence[int]
 Both = tuple[Array | None, Array | None]
 
 
 @dataclass(frozen=True)
 class Sides:
-    """A protocol, the class of each query, and the gallery rows that stay (None: all)."""
+    """A protocol, the class of each query, which queries count, and gallery rows that stay (None: all)."""
 
     protocol: RetrievalProtocol
     classes: Int64[np.ndarray, " query"]
+    asked: Bool[np.ndarray, " query"]
     kept: Int64[np.ndarray, " kept"] | None
+    unlabelled: int | None
 
 
 def build_sides(
@@ -42,6 +43,7 @@ def build_sides(
     sequences: Both = (None, None),
     relevant: Any = None,
     junk: Any = None,
+    unlabelled: int | None = None,
 ) -> Sides:
     """Check what the caller gave for the two sides and make a protocol of it.
 
@@ -55,6 +57,7 @@ def build_sides(
         sequences: sequences.
         relevant: explicit relevance, as in ``nearfar.evaluate.retrieval``.
         junk: explicit exclusions.
+        unlabelled: the label of images that are left out.
 
     Returns:
         The protocol over the gallery rows that stay.
@@ -67,18 +70,20 @@ def build_sides(
         own = np.arange(n_queries)
         identity = (own, own)
     else:
-        identity = _both("ids", ids, sizes, alone)
-    if label is None and relevant is None:
-        raise NearfarError(
-            "retrieval needs to know what is relevant; give labels, or relevant=[queries, gallery]."
-        )
-    if camera is not None and (label is None or label[1] is None or label[0].ndim > 1):
-        raise NearfarError("the camera protocol needs one integer label for each query and gallery image.")
+        identity = _identity(ids, sizes, alone)
+    _check_there_is_enough(label, camera, relevant)
+    classes = label[0] if label is not None and label[0].ndim == 1 else None
+    if unlabelled is not None:
+        unlabelled = as_label(unlabelled)
+    elif classes is not None and camera is None and relevant is None:
+        warn_of_missing(classes, "labels")
+    asked = _asked(n_queries, None if relevant is not None else classes, unlabelled)
 
     whole_rows = junk is not None and np.ndim(junk) == 1
     kept = _kept(
         n_gallery,
         label[1] == -1 if camera is not None and label is not None else None,
+        label[1] == unlabelled if unlabelled is not None and label is not None else None,
         _mask(junk, n_gallery) if whole_rows else None,
     )
 
@@ -106,8 +111,10 @@ def build_sides(
         found = EqualKeys(*cut(label))
     return Sides(
         RetrievalProtocol(n_queries, _left(n_gallery, kept), found, excluded),
-        label[0] if label is not None and label[0].ndim == 1 else np.arange(n_queries),
+        np.arange(n_queries) if classes is None else classes,
+        asked,
         kept,
+        unlabelled,
     )
 
 
@@ -123,6 +130,45 @@ def build_exclusions(
         pairs.append(GivenPairs(excluded, sizes, "excluded", None))
     nothing = EqualKeys(np.zeros(n_queries, np.int64), np.ones(n_gallery, np.int64))
     return RetrievalProtocol(n_queries, n_gallery, nothing, pairs)
+
+
+def _check_there_is_enough(
+    label: tuple[np.ndarray, Any] | None, camera: tuple[np.ndarray, Any] | None, relevant: Any
+) -> None:
+    if label is None and relevant is None:
+        raise NearfarError(
+            "retrieval needs to know what is relevant; give labels, or relevant=[queries, gallery]."
+        )
+    if camera is not None and (label is None or label[1] is None or label[0].ndim > 1):
+        raise NearfarError("the camera protocol needs one integer label for each query and gallery image.")
+
+
+def _identity(ids: Both, sizes: tuple[int, int], alone: bool) -> tuple[np.ndarray, Any] | None:
+    identity = _both("ids", ids, sizes, alone)
+    if identity is not None:
+        warn_of_repeated(identity[0], "ids", "count twice as queries")
+        if not alone:
+            warn_of_repeated(identity[1], "gallery_ids", "can be found twice")
+    return identity
+
+
+def _asked(
+    n_queries: int, classes: Int64[np.ndarray, " query"] | None, unlabelled: int | None
+) -> Bool[np.ndarray, " query"]:
+    """The queries that have a label."""
+    if unlabelled is None:
+        return np.ones(n_queries, bool)
+    if classes is None:
+        raise NearfarError(
+            "unlabelled is one of the integer labels that decide what is relevant; give labels [n] of "
+            "integers and no relevant, or leave it out."
+        )
+    asked = classes != unlabelled
+    if not asked.any():
+        raise NearfarError(
+            f"all {n_queries} queries have the label {unlabelled} of unlabelled images; nothing is left."
+        )
+    return asked
 
 
 def _both(
@@ -156,30 +202,6 @@ def _both(
     return first, second
 
 
-def as_integers(values: Array, name: str, rows: int, *, multi: bool = False) -> np.ndarray:
-    """Return one integer (or, with ``multi``, one multi-hot row) for each row; int64, never by way of floats.
-
-    Raises:
-        NearfarError: if the values are not integers, or there is not one for each row.
-    """
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.ndim == 0 or len(array) != rows:
-        raise NearfarError(
-            f"{name} has {array.size} rows but there are {rows} images; give one for each image."
-        )
-    if array.ndim == 2 and multi:
-        if array.dtype.kind not in "biu" or array.min() < 0 or array.max() > 1:
-            raise NearfarError(
-                f"{name} is a matrix [n, classes] and must be multi-hot: only 0 and 1 (or bool)."
-            )
-        return array.astype(np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise NearfarError(
-            f"{name} must be one integer for each image; got shape {array.shape} and dtype {array.dtype}."
-        )
-    return array.astype(np.int64)
-
-
 def _mask(junk: Any, n_gallery: int) -> np.ndarray:
     mask = junk.cpu().numpy() if isinstance(junk, Tensor) else np.asarray(junk)
     if mask.dtype != np.bool_ or mask.shape != (n_gallery,):
@@ -197,7 +219,7 @@ def _kept(n_gallery: int, *junk: np.ndarray | None) -> Int64[np.ndarray, " kept"
         if mask is not None:
             dropped |= mask
     if dropped.all():
-        raise NearfarError("every gallery image is junk; nothing is left to rank.")
+        raise NearfarError("every gallery image is junk or unlabelled; nothing is left to rank.")
     return np.flatnonzero(~dropped) if dropped.any() else None
 
 

@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.evaluate.rows import as_rows
+from nearfar.evaluate.plain import as_html, plain_numbers
+from nearfar.evaluate.rows import as_rows, in_units, peaks, plain_array, power_beyond
+from nearfar.evaluate.settings import whole_number
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,18 @@ class Verification:
     tar: Float64[np.ndarray, " point"] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the curve, ready for JSON."""
-        result: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, dict):
-                result[name] = {str(target): number for target, number in value.items()}
-            elif not isinstance(value, np.ndarray):
-                result[name] = value
-        return result
+        """Everything but the curve, ready for JSON.
+
+        There a threshold of +inf, which accepts nothing, is the first number above all scores.
+        """
+        above = float(np.nextafter(self.thresholds[1], np.inf))
+        values = {name: value for name, value in vars(self).items() if not isinstance(value, np.ndarray)}
+        values["best_threshold"] = min(self.best_threshold, above)
+        values["threshold_at_far"] = {far: min(at, above) for far, at in self.threshold_at_far.items()}
+        return plain_numbers(values)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __str__(self) -> str:
         lines = [
@@ -85,8 +91,9 @@ def verification(
         Curve and rates.
 
     Raises:
-        NearfarError: if lengths differ, a score is NaN, or one kind of pair is missing.
+        NearfarError: if lengths differ, a score is not finite, or one kind of pair is missing.
     """
+    targets = _targets(far)
     value, genuine = _vector(scores, "scores"), _flags(same)
     if len(value) != len(genuine):
         raise NearfarError(
@@ -105,9 +112,7 @@ def verification(
     correct = (accepted_genuine + n_impostor - accepted_impostor) / len(value)
     best = int(np.argmax(correct))
     tar_at, threshold_at, actual = {}, {}, {}
-    for target in far:
-        if not 0 <= target <= 1:
-            raise NearfarError(f"far has {target}; targets are rates between 0 and 1.")
+    for target in targets:
         if 0 < target < 1 / n_impostor:
             warnings.warn(
                 f"FAR {target:g} cannot be measured with {n_impostor} impostor pairs (one pair is "
@@ -153,8 +158,20 @@ class FoldAccuracy:
 
     accuracy: float
     std: float
-    per_fold: Float64[np.ndarray, " fold"]
-    thresholds: Float64[np.ndarray, " fold"]
+    per_fold: Float64[np.ndarray, " fold"] = field(repr=False)
+    thresholds: Float64[np.ndarray, " fold"] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return plain_numbers(vars(self))
+
+    def __str__(self) -> str:
+        return (
+            f"accuracy {100 * self.accuracy:.2f} % ± {100 * self.std:.2f} % over {len(self.per_fold)} folds"
+        )
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def fold_accuracy(
@@ -189,10 +206,17 @@ def fold_accuracy(
             f"first has shape {left.shape}, second {right.shape} and same {len(genuine)} values; "
             "give one row of each for every pair."
         )
-    if not 2 <= folds <= len(left):
-        raise NearfarError(f"folds is {folds}; use at least 2 and at most the number of pairs, {len(left)}.")
-    squared = ((left.astype(np.float64) - right) ** 2).sum(axis=1)
-    limits = np.arange(0, 4, 0.01) if thresholds is None else np.asarray(thresholds, np.float64)
+    if len(left) < 2:
+        raise NearfarError("there is one pair; the protocol needs two folds or more, so two pairs or more.")
+    folds = whole_number(folds, "folds", 2, most=len(left))
+    limits = np.arange(0, 4, 0.01) if thresholds is None else _vector(thresholds, "thresholds")
+    if len(limits) == 0:
+        raise NearfarError("thresholds is empty; give at least one, or leave it out.")
+    # In units where a square fits: 4 |a - b|² of rows that are no unit length may not.
+    power = max(0, power_beyond(float(max(peaks(left).max(), peaks(right).max()))))
+    squared = ((in_units(left, power).astype(np.float64) - in_units(right, power)) ** 2).sum(axis=1)
+    with np.errstate(over="ignore"):
+        squared = np.ldexp(squared, 2 * power)
     correct = (squared[:, None] < limits) == genuine[:, None]
     fold = np.concatenate([np.full(len(part), i) for i, part in enumerate(np.array_split(squared, folds))])
     accuracy, chosen = np.empty(folds), np.empty(folds)
@@ -202,20 +226,38 @@ def fold_accuracy(
     return FoldAccuracy(float(accuracy.mean()), float(accuracy.std()), accuracy, chosen)
 
 
+def _targets(far: Sequence[float] | np.ndarray | Tensor) -> list[float]:
+    try:
+        targets = [float(target) for target in far]
+    except (TypeError, ValueError) as error:
+        raise NearfarError(f"far is {repr(far)[:60]}; give targets, rates between 0 and 1.") from error
+    for target in targets:
+        if not 0 <= target <= 1:
+            raise NearfarError(f"far has {target}; targets are rates between 0 and 1.")
+    return targets
+
+
 def _vector(values: Tensor | np.ndarray | Sequence[float], name: str) -> Float[np.ndarray, " n"]:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    array = plain_array(values, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim != 1 or array.dtype.kind not in "fiu":
         raise NearfarError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; give one number for each pair."
         )
     array = array.astype(np.float64)
-    if np.isnan(array).any():
-        raise NearfarError(f"{name} has {np.count_nonzero(np.isnan(array))} NaN values; remove these pairs.")
+    wrong = np.count_nonzero(~np.isfinite(array))
+    if wrong:
+        nan = np.count_nonzero(np.isnan(array))
+        what = "NaN" if nan == wrong else "infinite" if nan == 0 else "NaN or infinite"
+        raise NearfarError(f"{name} has {wrong} {what} values of {len(array)}; remove these pairs.")
     return array
 
 
 def _flags(same: Tensor | np.ndarray | Sequence[int]) -> Bool[np.ndarray, " n"]:
-    array = same.detach().cpu().numpy() if isinstance(same, Tensor) else np.asarray(same)
+    array = plain_array(same, "same")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim != 1 or array.dtype.kind not in "biu" or not np.isin(array, (0, 1)).all():
         raise NearfarError("same must be one truth value for each pair, bool or 0 and 1.")
     return array.astype(bool)

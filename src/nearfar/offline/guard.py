@@ -22,6 +22,9 @@ class Suspects:
     mutual: Bool[np.ndarray, " pair"]
     threshold: float
 
+    def __repr__(self) -> str:
+        return f"Suspects({len(self)} pairs from {self.threshold:.4g})"
+
     def __len__(self) -> int:
         return len(self.pairs)
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.evaluate import neighbours
+from nearfar.evaluate.settings import as_whole
 from nearfar.inputs import check_embeddings, check_whole_numbers
 from nearfar.mining.hard import farthest_positive, nearest_positive
 from nearfar.mining.rounding import slack
 from nearfar.offline.guard import Suspects, suspects, threshold_of
+from nearfar.offline.rows import checked
 from nearfar.offline.triplets import Triplets, blocks, check_margin, kinds_of
 from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax, Max, Measure
@@ -26,6 +28,9 @@ class Found:
 
     row: Int64[np.ndarray, " n"]
     similarity: Float32[np.ndarray, " n"]
+
+    def __repr__(self) -> str:
+        return f"Found({np.count_nonzero(self.there)} of {len(self.row)} rows)"
 
     @property
     def there(self) -> np.ndarray:
@@ -85,6 +90,12 @@ class Mined:
     suspects: Suspects
     margin: float
 
+    def __repr__(self) -> str:
+        return (
+            f"Mined({len(self.labels)} rows of {len(np.unique(self.labels))} classes, {self.triplets}, "
+            f"hard={self.hard}, semi_hard={self.semi_hard}, suspects={self.suspects}, margin={self.margin})"
+        )
+
     def confusions(self) -> list[Confusion]:
         """List the pairs of classes by how many hard negatives they have in each other, most first."""
         rows = np.flatnonzero(self.hard.there)
@@ -113,6 +124,7 @@ def mine(
     guard: float = 0.95,
     similarity: Measure = "cosine",
     backend: str = "auto",
+    unlabelled: int | None = None,
 ) -> Mined:
     """Classify all triplets of a set, find each row's hard and semi-hard negative, and suspect labels.
 
@@ -128,22 +140,27 @@ def mine(
             the next; 1 suspects only what is nearer than every pair of one class.
         similarity: "cosine", "dot", "euclidean" or "squared_euclidean".
         backend: that does the arithmetic.
+        unlabelled: rows with this label are left out; what is found counts the rows that stay, and ``ids``
+            says which they were.
 
     Raises:
-        NearfarError: if shapes, types or settings do not fit.
+        NearfarError: if shapes, types or settings do not fit, or a value is NaN or infinite.
     """
-    n = check_embeddings(embeddings, "embeddings")
-    check_whole_numbers(labels, n, "labels")
-    if ids is not None:
-        check_whole_numbers(ids, n, "ids")
     check_settings(margin, guard)
-    if near < 1:
-        raise NearfarError(f"near is how many of the nearest negatives to list, 1 or more; got {near}.")
+    listed = as_whole(near)
+    if listed is None or not 1 <= listed <= 2**16:
+        raise NearfarError(
+            f"near is how many of the nearest negatives to list, 1 to {2**16}; got {repr(near)[:40]}."
+        )
+    if ids is not None:
+        check_whole_numbers(ids, check_embeddings(embeddings, "embeddings"), "ids")
+    embeddings, labels, kept = checked(embeddings, labels, similarity, unlabelled)
     if len(torch.unique(labels)) < 2:
         raise NearfarError("there is one class to mine, or none; negatives need two or more.")
-    embeddings, labels = embeddings.detach(), labels.long()
     names = labels.cpu().numpy()
-    near_ones = neighbours(embeddings, embeddings, near, ids=names, gallery_ids=names, similarity=similarity)
+    near_ones = neighbours(
+        embeddings, embeddings, listed, ids=names, gallery_ids=names, similarity=similarity
+    )
     positives = [
         pairs.positives.similarity.cpu().numpy() for pairs in blocks(embeddings, labels, similarity, backend)
     ]
@@ -153,7 +170,7 @@ def mine(
     kinds = np.concatenate(all_kinds)
     nearest, farthest, hard, semi_hard = (_joined(each) for each in found)
     return Mined(
-        ids=np.arange(n) if ids is None else ids.cpu().numpy().astype(np.int64),
+        ids=kept.numpy() if ids is None else ids.cpu().numpy().astype(np.int64)[kept.numpy()],
         labels=names,
         triplets=Triplets(*kinds.sum(axis=0).tolist()),
         kinds=kinds,

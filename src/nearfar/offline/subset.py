@@ -26,6 +26,8 @@ def subset(labels: Int64[np.ndarray, " image"], most: int, *, seed: int = 0) -> 
     if most < 4:
         raise DataError(f"{most} images are too few to mine; take 4 or more: two of each of two classes.")
     labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise DataError(f"labels has shape {labels.shape}; give one class for each image, [n].")
     if len(labels) <= most:
         return np.arange(len(labels))
     random = np.random.default_rng(seed)

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.inputs import check_embeddings, check_whole_numbers
 from nearfar.mining.rounding import slack
+from nearfar.offline.rows import checked
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, Measure
 
@@ -47,6 +47,7 @@ def count_triplets(
     margin: float = 0.2,
     similarity: Measure = "cosine",
     backend: str = "auto",
+    unlabelled: int | None = None,
 ) -> Triplets:
     """Count the triplets of each kind, exactly.
 
@@ -60,14 +61,15 @@ def count_triplets(
         margin: m (> 0), in similarity, or in distance for a Euclidean measure.
         similarity: "cosine", "dot", "euclidean" or "squared_euclidean".
         backend: that does the arithmetic.
+        unlabelled: rows with this label are left out.
 
     Raises:
-        NearfarError: if shapes, types or the margin do not fit.
+        NearfarError: if shapes, types or the margin do not fit, or a value is NaN or infinite.
     """
-    check_whole_numbers(labels, check_embeddings(embeddings, "embeddings"), "labels")
     check_margin(margin)
+    embeddings, labels, _ = checked(embeddings, labels, similarity, unlabelled)
     kinds = np.zeros(3, dtype=np.int64)
-    for pairs in blocks(embeddings.detach(), labels, similarity, backend):
+    for pairs in blocks(embeddings, labels, similarity, backend):
         kinds += kinds_of(pairs, margin).sum(axis=0)
     return Triplets(*kinds.tolist())
 
