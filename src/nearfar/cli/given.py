@@ -1,9 +1,47 @@
 """What a command is given: the folder of a run, the source of the images."""
 
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from nearfar.cli import completion
 from nearfar.cli.show import Steps
 from nearfar.errors import CheckpointError
+from nearfar.printable import printable
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings, such as loss.beta=40 train.epochs=50.",
+        show_default=False,
+        autocompletion=completion.settings,
+    ),
+]
+Pictures = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Where the pictures are now, such as data.source=photos; or data.skip_unreadable=true.",
+        show_default=False,
+        autocompletion=completion.pictures,
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--folder",
+        help="Folder of the run; runs/NAME unless given.",
+        show_default=False,
+        autocompletion=completion.runs,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RUN = typer.Argument(
+    metavar="RUN", help="Folder of a run.", show_default=False, autocompletion=completion.runs
+)
+Run = Annotated[Path, RUN]
 
 
 def config_of(run: Path) -> Path:
@@ -14,7 +52,7 @@ def config_of(run: Path) -> Path:
     """
     if not (run / "config.toml").is_file():
         raise CheckpointError(
-            f"{run} is not the folder of a run: it has no config.toml; give one that train made."
+            f"{printable(run)} is not the folder of a run: it has no config.toml; give one that train made."
         )
     return run / "config.toml"
 
@@ -28,7 +66,8 @@ def config_of_finished(run: Path) -> Path:
     found = config_of(run)
     if not (run / "model").is_dir():
         raise CheckpointError(
-            f"the training of {run} is not finished; go on with: nearfar train {run} --resume"
+            f"the training of {printable(run)} is not finished; go on with: "
+            f"nearfar train {printable(run)} --resume"
         )
     return found
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nearfar.cli.app import app
-from nearfar.cli.show import Steps, print_json
+from nearfar.cli.show import Steps, print_json, say
 from nearfar.errors import ConfigError, DataError, require
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def embed(
     if as_json:
         print_json({"file": output, "images": len(files), "dim": model.dim, "model": model.fingerprint()})
     else:
-        print(f"{len(files):,} embeddings of {model.dim} dimensions in {output}")
+        say(f"{len(files):,} embeddings of {model.dim} dimensions in {output}")
 
 
 def _images(paths: list[Path]) -> list[str]:

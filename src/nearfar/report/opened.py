@@ -1,0 +1,166 @@
+"""A finished run with its pictures, wherever they are now."""
+
+import os
+import tomllib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nearfar.config import Config
+from nearfar.config.pictures import only_pictures
+from nearfar.data import Table, packs, read_table, train_and_test
+from nearfar.data.seen import Seen
+from nearfar.errors import CheckpointError, ConfigError, DataError, NearfarError
+from nearfar.models.saved import DESCRIPTION
+from nearfar.printable import printable
+from nearfar.train.folder import CONFIG, MODEL
+from nearfar.train.setup import Tables, tables_of
+
+LOOKED_AT = 200
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its configuration and its tables."""
+
+    folder: Path
+    config: Config
+    tables: Tables
+
+
+def open_run(folder: str | Path, overrides: Sequence[str] = (), *, command: str = "report") -> Run:
+    """Read the configuration of a run and the tables of its pictures.
+
+    Args:
+        folder: of the run.
+        overrides: where the pictures are now, such as "data.source=photos".
+        command: of the command line, for the way on that an error tells.
+
+    Raises:
+        CheckpointError: if this is not the folder of a finished run.
+        ConfigError: if an override is of anything but the pictures.
+        DataError: if the pictures are not there, or nothing can be found among them.
+    """
+    folder = Path(folder)
+    config = finished_config(folder, overrides)
+    check_place(folder, config, command)
+    try:
+        tables = tables_of(config)
+    except DataError as error:
+        raise DataError(f"{str(error).rstrip('.')}. {way_on(folder, command)}") from None
+    for table in (tables.test, tables.train):
+        check_paths(folder, table, command)
+    return Run(folder, config, tables)
+
+
+def finished_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the configuration of a run that has its model.
+
+    Raises:
+        CheckpointError: if this is not the folder of a run, or its training is not finished.
+        ConfigError: if its configuration cannot be used, or an override is of anything but the pictures.
+    """
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{printable(folder)} is not the folder of a run: it has no {CONFIG}; give one that train made."
+        )
+    if not (folder / MODEL).is_dir():
+        raise CheckpointError(
+            f"the training of {printable(folder)} is not finished; go on with: "
+            f"nearfar train {printable(folder)} --resume"
+        )
+    try:
+        return Config.load(folder / CONFIG, only_pictures(overrides))
+    except ConfigError as error:
+        raise ConfigError(f"{printable(folder)}: {error}") from None
+
+
+def measured_table(folder: Path, config: Config, source: str | None) -> Table:
+    """Return the images that ``evaluate`` is of: the run's own test half, or those of another source.
+
+    Raises:
+        DataError: if they are not there, or no class has two of them.
+    """
+    if source is None:
+        check_place(folder, config, "evaluate")
+        table = train_and_test(read_table(config.data.root or config.data.source), config.data.split_seed)[1]
+    else:
+        table = read_table(source)
+        split = table.columns.get("split")
+        table = table if split is None or not (split == "test").any() else table.select(split == "test")
+    if np.unique(table.label, return_counts=True)[1].max(initial=0) < 2:
+        raise DataError(
+            f"no class of {printable(table.name or table.source)} has two images, so none can be found "
+            "again. Give classes of two images or more; or take the embeddings alone: nearfar embed "
+            f"{printable(folder)} PATHS -o vectors.npz"
+        )
+    return table
+
+
+def trained_classes(folder: Path) -> tuple[str, ...]:
+    """Return the names of the classes that the model of a run learned from, as far as it tells them."""
+    try:
+        told = tomllib.loads((folder / MODEL / DESCRIPTION).read_text(encoding="utf-8")).get("classes")
+    except (OSError, ValueError, RecursionError):
+        return ()
+    return tuple(name for name in told if isinstance(name, str)) if isinstance(told, list) else ()
+
+
+def learned_from(folder: Path, config: Config, table: Table) -> Seen:
+    """Say what training saw of a table: by the classes in the model, and by the paths of its images.
+
+    The training half is read again for the paths; where it cannot be, they are not known.
+    """
+    try:
+        paths = tables_of(config).train.path.tolist()
+    except (NearfarError, OSError):
+        paths = None
+    return Seen.of(table, trained_classes(folder), paths)
+
+
+def check_place(folder: Path, config: Config, command: str) -> None:
+    """Refuse a source that is not where it was, and say how to name its new place."""
+    place = config.data.source if config.data.root is None else config.data.root
+    if place in packs.names() or Path(place).exists():
+        return
+    raise DataError(
+        f"the pictures of {printable(folder)} were in {printable(place)}, which is not there now. "
+        f"{way_on(folder, command)}"
+    )
+
+
+def check_paths(folder: Path, table: Table, command: str) -> None:
+    """Refuse a table none of whose pictures is where it says: some of them are looked at."""
+    if not len(table):
+        return
+    some = table.path[np.unique(np.linspace(0, len(table) - 1, LOOKED_AT).astype(int))]
+    if not any(os.path.exists(path) for path in some):
+        raise DataError(
+            f"no picture of {printable(table.name or table.source)} is where it says, such as "
+            f"{printable(some[0])}. {way_on(folder, command)}"
+        )
+
+
+def way_on(folder: Path, command: str) -> str:
+    """Say what to do about pictures that are not there or cannot be searched."""
+    where = printable(folder)
+    return (
+        f"If they are elsewhere, say where: nearfar {command} {where} data.source=PLACE; to turn pictures "
+        f"into embeddings without a report: nearfar embed {where} PATHS -o vectors.npz"
+    )
+
+
+def check_classes(run: Run, learned: Sequence[str]) -> None:
+    """Warn where the training half is not of the classes that the model learned from."""
+    train = run.tables.train
+    here = {train.classes[label] for label in np.unique(train.label)}
+    if learned and here != set(learned):
+        warnings.warn(
+            f"{printable(train.name or train.source)} has {len(here & set(learned)):,} of the "
+            f"{len(learned):,} classes that the model of {printable(run.folder)} learned from, and "
+            f"{len(here - set(learned)):,} others for training: these are not the pictures of that run.",
+            stacklevel=2,
+        )
