@@ -217,8 +217,9 @@ def _report(run: Path, against: Path | None, overrides: list[str]) -> Path:
 
 def _say_report(path: Path) -> None:
     summary = json.loads(path.with_name("result.json").read_text(encoding="utf-8"))
-    told = "\n".join(filter(None, [summary["sentence"], summary["verdict"], *summary["training"]["lost"]]))
-    say(f"\n{told}\n\nThe report: {path.resolve()}")
+    told = [summary["sentence"], summary["verdict"], *summary["training"]["lost"]]
+    lines = "\n".join(words for words in told if words)
+    say(f"\n{lines}\n\nThe report: {path.resolve()}")
 
 
 def _folder_of(source: str, folder: Path | None, *, resume: bool) -> Path:

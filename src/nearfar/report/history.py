@@ -85,7 +85,7 @@ def _gaps(name: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
     ((every, _),) = Counter(later - earlier for earlier, later in pairwise(told)).most_common(1)
     holes = [(earlier, later) for earlier, later in pairwise([0, *told]) if later - earlier > every]
     steps = start.get("steps") if start else None
-    if _whole(steps) and steps - told[-1] > every:
+    if isinstance(steps, int) and steps - told[-1] > every:
         holes.append((told[-1], steps + 1))
     if holes:
         first = holes[0]
