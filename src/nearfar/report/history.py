@@ -1,6 +1,7 @@
 """What ``log.jsonl`` tells, read as far as it is whole: a log that was cut or edited is no reason to stop."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,16 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not isinstance(found, dict) or not isinstance(found.get("kind"), str):
         return None
     needed = NEEDED.get(found["kind"], ())
-    return found if all(_whole(found.get(key)) for key in needed) else None
+    if not all(_whole(found.get(key)) for key in needed):
+        return None
+    return (
+        {key: value if key == "kind" else _number(value) for key, value in found.items()} if needed else found
+    )
+
+
+def _number(value: Any) -> Any:
+    """Return what a curve can show; anything else is a gap in it."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _whole(value: Any) -> bool:

@@ -256,7 +256,8 @@ def _score(validation: Mapping[str, Any]) -> str:
     """The number that decided, in words."""
     if validation.get("map_at_r") is not None:
         return f"MAP@R of {percent(validation['map_at_r'])}"
-    return f"recall@1 of {percent(validation['recall_at_1'])}"
+    value = validation.get("recall_at_1")
+    return "value" if value is None else f"recall@1 of {percent(value)}"
 
 
 def _both(title: str, width: float, draw: Any, *numbers: Any) -> Figure:
