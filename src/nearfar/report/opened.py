@@ -1,9 +1,9 @@
 """A finished run with its pictures, wherever they are now."""
 
-import os
+import logging
 import tomllib
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from nearfar.printable import printable
 from nearfar.train.folder import CONFIG, MODEL
 from nearfar.train.setup import Tables, tables_of
 
-LOOKED_AT = 200
+log = logging.getLogger("nearfar")
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,8 @@ def open_run(folder: str | Path, overrides: Sequence[str] = (), *, command: str 
     """
     folder = Path(folder)
     config = finished_config(folder, overrides)
-    check_place(folder, config, command)
-    try:
-        tables = tables_of(config)
-    except DataError as error:
-        raise DataError(f"{str(error).rstrip('.')}. {way_on(folder, command)}") from None
-    for table in (tables.test, tables.train):
-        check_paths(folder, table, command)
-    return Run(folder, config, tables)
+    with telling_the_way_on(folder, config, command):
+        return Run(folder, config, tables_of(config))
 
 
 def finished_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -85,8 +79,9 @@ def measured_table(folder: Path, config: Config, source: str | None) -> Table:
         DataError: if they are not there, or no class has two of them.
     """
     if source is None:
-        check_place(folder, config, "evaluate")
-        table = train_and_test(read_table(config.data.root or config.data.source), config.data.split_seed)[1]
+        with telling_the_way_on(folder, config, "evaluate"):
+            whole = read_table(config.data.root or config.data.source)
+            table = train_and_test(whole, config.data.split_seed)[1]
     else:
         table = read_table(source)
         split = table.columns.get("split")
@@ -121,27 +116,22 @@ def learned_from(folder: Path, config: Config, table: Table) -> Seen:
     return Seen.of(table, trained_classes(folder), paths)
 
 
-def check_place(folder: Path, config: Config, command: str) -> None:
-    """Refuse a source that is not where it was, and say how to name its new place."""
+@contextmanager
+def telling_the_way_on(folder: Path, config: Config, command: str) -> Iterator[None]:
+    """Refuse a source that is not where it was; add to what is wrong with one what can be done about it.
+
+    Raises:
+        DataError: that tells a command.
+    """
     place = config.data.source if config.data.root is None else config.data.root
-    if place in packs.names() or Path(place).exists():
-        return
-    raise DataError(
-        f"the pictures of {printable(folder)} were in {printable(place)}, which is not there now. "
-        f"{way_on(folder, command)}"
-    )
-
-
-def check_paths(folder: Path, table: Table, command: str) -> None:
-    """Refuse a table none of whose pictures is where it says: some of them are looked at."""
-    if not len(table):
-        return
-    some = table.path[np.unique(np.linspace(0, len(table) - 1, LOOKED_AT).astype(int))]
-    if not any(os.path.exists(path) for path in some):
-        raise DataError(
-            f"no picture of {printable(table.name or table.source)} is where it says, such as "
-            f"{printable(some[0])}. {way_on(folder, command)}"
-        )
+    try:
+        if place not in packs.names() and not Path(place).exists():
+            raise DataError(
+                f"the pictures of {printable(folder)} were in {printable(place)}, which is not there now"
+            )
+        yield
+    except DataError as error:
+        raise DataError(f"{str(error).rstrip('.')}. {way_on(folder, command)}") from None
 
 
 def way_on(folder: Path, command: str) -> str:
@@ -154,13 +144,16 @@ def way_on(folder: Path, command: str) -> str:
 
 
 def check_classes(run: Run, learned: Sequence[str]) -> None:
-    """Warn where the training half is not of the classes that the model learned from."""
+    """Say where the training half is not of the classes that the model learned from."""
     train = run.tables.train
     here = {train.classes[label] for label in np.unique(train.label)}
     if learned and here != set(learned):
-        warnings.warn(
-            f"{printable(train.name or train.source)} has {len(here & set(learned)):,} of the "
-            f"{len(learned):,} classes that the model of {printable(run.folder)} learned from, and "
-            f"{len(here - set(learned)):,} others for training: these are not the pictures of that run.",
-            stacklevel=2,
+        log.warning(
+            "%s has %d of the %d classes that the model of %s learned from, and %d others for training: "
+            "these are not the pictures of that run.",
+            train.name or train.source,
+            len(here & set(learned)),
+            len(learned),
+            run.folder,
+            len(here - set(learned)),
         )
