@@ -18,6 +18,8 @@ from nearfar.config import Config
 # Where names are registered, and settings whose values are such names.
 PLACES = {"loss": ("losses",), "mining": ("mining",), "sampler": ("data/samplers", "offline")}
 NAMED = {"loss.name": "loss", "loss.mining": "mining", "batch.sampler": "sampler"}
+# Registered under another name than their function has.
+RENAMED = {"mining": ("all",)}
 OWN_BACKBONES = ["nearfar/small", "nearfar/small-group-norm"]
 RUN = "config.toml"
 
@@ -28,7 +30,7 @@ def registered(kind: str) -> Mapping[str, Mapping[str, str]]:
 
     They are read and not imported: that would load torch, for seconds at each press of the key.
     """
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, str]] = {name: {} for name in RENAMED.get(kind, ())}
     for place in PLACES[kind]:
         for file in sorted((Path(str(files("nearfar"))) / place).rglob("*.py")):
             text = file.read_text(encoding="utf-8")
@@ -134,7 +136,7 @@ def values(key: str, start: str) -> list[str]:
     if key == "data.source":
         return data(start)
     if key == "data.root":
-        return paths(start)
+        return [path for path in paths(start) if path.endswith(os.sep)]
     field = _fields().get(key)
     if key in NAMED:
         found = list(registered(NAMED[key]))

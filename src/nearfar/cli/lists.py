@@ -6,18 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
+from nearfar.cli import completion
 from nearfar.cli.app import app
 from nearfar.cli.show import Steps, print_grid, print_json, say
 from nearfar.errors import NearfarError
 
-Pattern = Annotated[
-    str, typer.Argument(help="A name, or part of one with * for the rest.", show_default="all of them")
-]
+ASKED = {"help": "A name, or part of one with * for the rest.", "show_default": "all of them"}
+Pattern = Annotated[str, typer.Argument(**ASKED)]
+Losses = Annotated[str, typer.Argument(**ASKED, autocompletion=completion.names("loss"))]
+Rules = Annotated[str, typer.Argument(**ASKED, autocompletion=completion.names("mining"))]
+Samplers = Annotated[str, typer.Argument(**ASKED, autocompletion=completion.names("sampler"))]
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
 @app.command()
-def losses(pattern: Pattern = "*", as_json: Json = False) -> None:
+def losses(pattern: Losses = "*", as_json: Json = False) -> None:
     """List the losses with their settings; a whole name shows its formula and source."""
     import nearfar
 
@@ -25,7 +28,7 @@ def losses(pattern: Pattern = "*", as_json: Json = False) -> None:
 
 
 @app.command()
-def mining(pattern: Pattern = "*", as_json: Json = False) -> None:
+def mining(pattern: Rules = "*", as_json: Json = False) -> None:
     """List the mining rules with their settings; a whole name shows all about it."""
     import nearfar
 
@@ -33,7 +36,7 @@ def mining(pattern: Pattern = "*", as_json: Json = False) -> None:
 
 
 @app.command()
-def samplers(pattern: Pattern = "*", as_json: Json = False) -> None:
+def samplers(pattern: Samplers = "*", as_json: Json = False) -> None:
     """List the ways to draw batches with their settings; a whole name shows all about it."""
     import nearfar.offline  # noqa: F401 (adds its sampler)
     from nearfar.data import samplers
@@ -76,7 +79,11 @@ def models(
 def data(
     source: Annotated[
         str | None,
-        typer.Argument(help="A pack, folder or table; all packs unless given.", show_default=False),
+        typer.Argument(
+            help="A pack, folder or table; all packs unless given.",
+            show_default=False,
+            autocompletion=completion.data,
+        ),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Write a contact sheet of the images to this PNG.", show_default=False)

@@ -1,18 +1,17 @@
 """The command that shows what a model finds hard among its training images."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nearfar.cli.app import app
-from nearfar.cli.given import Pictures, fetch
+from nearfar.cli.given import Pictures, Run, fetch
 from nearfar.cli.show import Steps, print_grid, print_json, say
 
 
 @app.command()
 def mine(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
+    run: Run,
     most: Annotated[
         int, typer.Option(help="Embed at most this many images, some of each class.", min=4)
     ] = 5000,

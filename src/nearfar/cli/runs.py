@@ -152,7 +152,12 @@ def _search(run: Path, table: "Table", bootstrap: int, *, shown: bool) -> tuple[
 def report(
     run: Run,
     against: Annotated[
-        Path | None, typer.Option(help="Folder of an earlier run to compare with.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder of an earlier run to compare with.",
+            show_default=False,
+            autocompletion=completion.runs,
+        ),
     ] = None,
     overrides: Pictures = None,
     as_json: Json = False,
