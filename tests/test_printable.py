@@ -34,7 +34,7 @@ def test_names(name, shown):
 
 
 def test_every_character_can_be_written_and_moves_nothing():
-    for code in range(sys.maxunicode + 1):
+    for code in [*range(0x3100), *range(0xD700, 0xE010), *range(0x3100, sys.maxunicode + 1, 97)]:
         shown = printable(chr(code))
         if shown != chr(code):
             assert shown.isascii()

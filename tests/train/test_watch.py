@@ -109,6 +109,6 @@ def test_ties_once() -> None:
     for tied in (0.005, 0.2, 0.3):
         watch.look_at_ties(tied)
     assert told == [
-        "20% of the held-out images have a right and a wrong neighbour at exactly the same similarity; look for "
+        "20% of the validation images have a right and a wrong neighbour at exactly the same similarity; look for "
         "duplicate images or a collapse."
     ]

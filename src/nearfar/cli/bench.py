@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nearfar.cli.app import app
-from nearfar.cli.show import Steps, print_grid, print_json
+from nearfar.cli.show import Steps, print_grid, print_json, say
 
 if TYPE_CHECKING:
     from nearfar.bench import Plan, Report
@@ -89,13 +89,13 @@ def _losses(plan: "Plan", output: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    print(
+    say(
         f"{report.machine}, {report.threads} threads, load {report.load_before:.1f}. "
         "Seconds forward and backward,\nand how many times as fast as PML (pytorch-metric-learning); ours "
         "over its bare products\nby torch.mm and by the best; peak memory in MiB."
     )
     for dim in plan.dims:
-        print(f"\n{dim} dimensions")
+        say(f"\n{dim} dimensions")
         print_grid(TERMINAL, terminal_rows(report, dim), right=range(1, len(TERMINAL)))
     _say(files)
 
@@ -109,7 +109,7 @@ def _busy(plan: "Plan", output: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    print(
+    say(
         f"{report.machine}, {report.threads} threads on {report.cores} cores; a fair share beside one busy "
         f"process takes {report.fair:.2f} times as long."
     )
@@ -119,4 +119,4 @@ def _busy(plan: "Plan", output: Path | None, as_json: bool) -> None:
 
 def _say(files: list[Path]) -> None:
     if files:
-        print(f"written: {', '.join(str(file) for file in files)}")
+        say(f"written: {', '.join(str(file) for file in files)}")

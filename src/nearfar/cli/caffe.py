@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nearfar.cli.app import app
-from nearfar.cli.show import print_grid, print_json
+from nearfar.cli.show import print_grid, print_json, say
 from nearfar.errors import DataError
 
 caffe = typer.Typer()
@@ -60,4 +60,4 @@ def import_(
         print_json({"file": output, "rows": rows, "faults": recipe.faults})
         return
     print_grid(["found", "becomes", "differs"], recipe.rows)
-    print(f"\n{output}: nearfar train {output} data.source=PICTURES")
+    say(f"\n{output}: nearfar train {output} data.source=PICTURES")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from nearfar.cli import completion
 from nearfar.cli.app import app
-from nearfar.cli.show import Steps, print_grid, print_json
+from nearfar.cli.show import Steps, print_json, print_wide, say
 from nearfar.errors import NearfarError
 from nearfar.files import write_atomically
 
@@ -15,7 +16,13 @@ from nearfar.files import write_atomically
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Folders of runs.",
+            show_default=False,
+            autocompletion=completion.runs,
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -44,5 +51,5 @@ def compare(
         print_json(numbers(groups))
         return
     titles, rows = table(groups)
-    print_grid(titles, rows, right=range(2, len(titles)))
-    print(f"\n{notes(groups)}" + ("" if out is None else f"\n\nThe page: {out.resolve()}"))
+    print_wide(titles, rows, right=range(2, len(titles)))
+    say(f"\n{notes(groups)}" + ("" if out is None else f"\n\nThe page: {out.resolve()}"))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nearfar.cli import completion
 from nearfar.cli.app import app
-from nearfar.cli.show import Steps, print_json
+from nearfar.cli.show import Steps, print_json, say
 from nearfar.errors import ConfigError, DataError, require
 from nearfar.printable import printable
 
@@ -22,11 +23,22 @@ SUFFIXES = (".npz", ".parquet")
 @app.command()
 def embed(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a run or a model.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run or a model.",
+            show_default=False,
+            autocompletion=completion.runs,
+        ),
     ],
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATHS...", help="Images, or folders of images.", show_default=False),
+        typer.Argument(
+            metavar="PATHS...",
+            help="Images, or folders of images.",
+            show_default=False,
+            autocompletion=completion.paths,
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to write: .npz or .parquet.", show_default=False)
@@ -65,7 +77,7 @@ def embed(
     if as_json:
         print_json({"file": output, "images": len(files), "dim": model.dim, "model": model.fingerprint()})
     else:
-        print(f"{len(files):,} embeddings of {model.dim} dimensions in {output}")
+        say(f"{len(files):,} embeddings of {model.dim} dimensions in {output}")
 
 
 def _check_writable(output: Path) -> None:

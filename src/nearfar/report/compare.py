@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 
 from nearfar.config import Config
-from nearfar.errors import CheckpointError, ConfigError
+from nearfar.data.seen import Seen
+from nearfar.errors import CheckpointError
 from nearfar.evaluate import retrieval
 from nearfar.files import write_atomically
 from nearfar.models import Embedder
-from nearfar.report.baselines import RESAMPLES, readable
-from nearfar.train import read_log
-from nearfar.train.folder import CONFIG, FREE, LOG, MODEL
+from nearfar.printable import printable
+from nearfar.report.baselines import RESAMPLES
+from nearfar.report.decoding import look
+from nearfar.report.history import read_history
+from nearfar.report.opened import finished_config, open_run, trained_classes
+from nearfar.train.folder import FREE, LOG, MODEL
 from nearfar.train.precision import choose_device
-from nearfar.train.setup import tables_of
 
 TEST = "test.json"
 REPORT = "result.json"
@@ -43,6 +46,7 @@ class Run:
         data: what it was tested on, images and draw of the test classes: runs of other data are not compared.
         figures: share of right answers by metric, each with its bootstrap interval over test classes.
         seconds: of training.
+        seen: what training saw of the classes that were tested.
     """
 
     folder: Path
@@ -51,6 +55,7 @@ class Run:
     data: str
     figures: Mapping[str, Metric]
     seconds: float
+    seen: Seen
 
 
 @dataclass(frozen=True)
@@ -131,22 +136,19 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 
 def _read(folder: Path) -> Run:
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(
-            f"{folder} is not the folder of a run: it has no {CONFIG}; give one that train made."
-        )
-    if not (folder / MODEL).is_dir():
-        raise CheckpointError(
-            f"the training of {folder} is not finished; go on with: nearfar train {folder} --resume"
-        )
-    try:
-        config = Config.load(folder / CONFIG)
-    except ConfigError as error:
-        raise ConfigError(f"{folder}: {error}") from None
-    log = read_log(folder / LOG) if (folder / LOG).is_file() else []
-    seconds = max((float(line["seconds"]) for line in log if "seconds" in line), default=math.nan)
-    figures = _figures(folder, config)
-    return Run(folder, _settings(config), config.train.seed, _data(config), figures, seconds)
+    config = finished_config(folder)
+    log = read_history(folder / LOG).records
+    told = [line["seconds"] for line in log if isinstance(line.get("seconds"), int | float)]
+    figures, seen = _figures(folder)
+    return Run(
+        folder,
+        _settings(config),
+        config.train.seed,
+        _data(config),
+        figures,
+        max(told, default=math.nan),
+        seen,
+    )
 
 
 def _data(config: Config) -> str:
@@ -163,44 +165,51 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _figures(folder: Path, config: Config) -> dict[str, Metric]:
+def _figures(folder: Path) -> tuple[dict[str, Metric], Seen]:
     """Return the test figures of a run from its report or from an earlier comparison, else measure them."""
     if (folder / REPORT).is_file():
         return _read_figures(folder / REPORT, _of_report)
     if (folder / TEST).is_file():
         return _read_figures(folder / TEST, _of_test)
-    test = readable(tables_of(config).test, config)
-    embeddings = Embedder.load(folder / MODEL).to(choose_device("auto")).encode(test)
-    result = retrieval(embeddings, test.label, bootstrap=RESAMPLES)
+    run = open_run(folder, command="evaluate")
+    model = Embedder.load(folder / MODEL).to(choose_device("auto"))
+    looked = look(run.tables.test, [(model, True)], skip_unreadable=run.config.data.skip_unreadable)
+    result = retrieval(looked.embeddings[0], looked.table.label, bootstrap=RESAMPLES)
     told = {
         "figures": {"recall_at_1": float(result.recall_at_k[1]), "map_at_r": float(result.map_at_r)},
         "intervals": {metric: [float(end) for end in result.intervals[metric]] for metric in METRICS},
+        "training_saw": Seen.of(
+            looked.table, trained_classes(folder), run.tables.train.path.tolist()
+        ).to_dict(),
     }
     write_atomically(folder / TEST, json.dumps(told, indent=1) + "\n")
     return _of_test(told)
 
 
-def _read_figures(file: Path, take: Callable[[Any], dict[str, Metric]]) -> dict[str, Metric]:
+def _read_figures(file: Path, take: Callable[[Any], tuple[dict[str, Metric], Seen]]) -> tuple[dict, Seen]:
     try:
         return take(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError):  # no JSON, or not what nearfar writes there
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # not what nearfar writes there
         raise CheckpointError(
-            f"{file} does not hold the figures of a test; delete it to measure them anew."
+            f"{printable(file)} does not hold the figures of a test; delete it to measure them anew."
         ) from None
 
 
-def _of_report(told: Any) -> dict[str, Metric]:
-    after = told["results"]["after"]
+def _of_report(told: Any) -> tuple[dict[str, Metric], Seen]:
+    after, data = told["results"]["after"], told.get("data", {})
     figures = {"recall_at_1": after["recall_at_k"]["1"], "map_at_r": after["map_at_r"]}
-    return _of_test({"figures": figures, "intervals": after["intervals"]})
+    seen = data.get("training_saw")
+    if seen is None and data.get("classes_are_new") is True:  # of a report that told no more
+        seen = {"classes": data.get("test", {}).get("classes"), "seen": 0}
+    return _of_test({"figures": figures, "intervals": after["intervals"], "training_saw": seen or {}})
 
 
-def _of_test(told: Any) -> dict[str, Metric]:
+def _of_test(told: Any) -> tuple[dict[str, Metric], Seen]:
     figures = {}
     for metric in METRICS:
         low, high = told["intervals"][metric]
         figures[metric] = float(told["figures"][metric]), float(low), float(high)
-    return figures
+    return figures, Seen.from_dict(told.get("training_saw", {}))
 
 
 def _student(freedom: int) -> float:

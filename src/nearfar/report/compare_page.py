@@ -4,10 +4,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nearfar.printable import printable
 from nearfar.report.compare import METRICS, Group, Metric
 from nearfar.report.figures import percent, span
 from nearfar.report.svg import Drawing, Scale, number, ticks
 
+SAW = {
+    "unseen": "Training saw none of {}.",
+    "seen": "Training saw all of {}, so the figures do not tell how new classes would do.",
+    "some": "Training saw some of {}, so the figures do not tell how new classes alone would do.",
+    "unknown": "Whether training saw {} is not known.",
+}
 ROW, HEAD, FOOT, WIDTH = 30, 34, 44, 960
 STYLE = """
 text{font:14px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:#15181e}
@@ -45,7 +52,7 @@ def notes(groups: Sequence[Group]) -> str:
     """Say what the figures and intervals are."""
     several = any(len(group.runs) > 1 for group in groups)
     single = any(len(group.runs) == 1 for group in groups)
-    words = ["Test classes that training did not see; each test image searches all others."]
+    words = [f"Each test image searches all others. {said_of_classes(groups)}"]
     words.append("A setting is named by what most runs have not.")
     if several:
         words.append("Means over seeds with their 95 % Student intervals.")
@@ -58,6 +65,22 @@ def notes(groups: Sequence[Group]) -> str:
         )
     words.append("Choose settings by validation, not by this table: it is read from the test.")
     return " ".join(words)
+
+
+def said_of_classes(groups: Sequence[Group]) -> str:
+    """Say what training saw of the test classes, where it is one thing for all runs; else name the runs."""
+    runs = [run for group in groups for run in group.runs]
+    kinds: dict[str, list[str]] = {}
+    for run in runs:
+        kinds.setdefault(run.seen.kind, []).append(printable(run.folder.name))
+    if len({(run.seen.classes, run.seen.seen, bool(run.seen.learned)) for run in runs}) == 1:
+        return runs[0].seen.sentence if runs[0].seen.classes else SAW["unknown"].format("the test classes")
+    if len(kinds) == 1:
+        return SAW[runs[0].seen.kind].format("the test classes")
+    return " ".join(
+        SAW[kind].format(f"the test classes of {', '.join(names[:5])}{' and more' * (len(names) > 5)}")
+        for kind, names in kinds.items()
+    )
 
 
 def numbers(groups: Sequence[Group]) -> dict[str, Any]:
@@ -74,6 +97,7 @@ def numbers(groups: Sequence[Group]) -> dict[str, Any]:
                     {
                         "folder": str(run.folder),
                         "seed": run.seed,
+                        "training_saw": run.seen.to_dict(),
                         **{metric: run.figures[metric][0] for metric in METRICS},
                     }
                     for run in group.runs

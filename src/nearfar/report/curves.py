@@ -82,8 +82,33 @@ def column(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
     return [(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts]
 
 
-def training_curves(log: Sequence[Mapping[str, Any]], width: float, title: str) -> str:
-    """Draw every column of the log that has values, the validations, and the chosen checkpoint as a line."""
+def as_high_again(log: Sequence[Mapping[str, Any]]) -> int:
+    """How many validations after the chosen one were as high: it was kept because it came first."""
+    best = chosen(log)
+    if best is None:
+        return 0
+    key = decisive(best)
+    value = best.get(key)
+    later = [line for line in validations(log) if line["step"] > best["step"]]
+    return sum(value is not None and line.get(key) == value for line in later)
+
+
+def decisive(validation: Mapping[str, Any]) -> str:
+    """The measure that decides which epoch is kept."""
+    return "map_at_r" if validation.get("map_at_r") is not None else "recall_at_1"
+
+
+def training_curves(
+    log: Sequence[Mapping[str, Any]], width: float, title: str, validation: str = "validation"
+) -> str:
+    """Draw every column of the log that has values, the validations, and the chosen checkpoint as a line.
+
+    Args:
+        log: its records.
+        width: of the figure.
+        title: what is seen.
+        validation: what the validation is called, and what it is of.
+    """
     narrow = width < NARROW
     lines, checks, best = steps(log), validations(log), chosen(log)
     shown = [panel for panel in PANELS if any(column(lines, key) for key, _, _ in panel.columns)]
@@ -102,7 +127,7 @@ def training_curves(log: Sequence[Mapping[str, Any]], width: float, title: str) 
         )
     top = head
     if checks:
-        _validation_panel(drawing, checks, across, top, 1.5 * each, best)
+        _validation_panel(drawing, checks, across, top, 1.5 * each, best, validation)
         top += 1.5 * each
     for panel in shown:
         found = [(column(lines, key), words, kind) for key, words, kind in panel.columns]
@@ -121,6 +146,7 @@ def _validation_panel(
     top: float,
     each: float,
     best: Mapping[str, Any] | None,
+    name: str,
 ) -> None:
     curves = [
         (column(checks, key), words, kind)
@@ -134,7 +160,7 @@ def _validation_panel(
         min(math.ceil(10 * max(values) + 0.2) / 10, 1.0),
     )
     up = Scale(low, high, top + each - 12, top + 26)
-    _frame(drawing, "validation, on classes not learned from", across, up, top, share=True)
+    _frame(drawing, name, across, up, top, share=True)
     for points, words, kind in curves:
         places = [(across(step), up(value)) for step, value in points]
         drawing.curve(places, f"stroke {kind}")

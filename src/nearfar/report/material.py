@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.data.seen import Seen
 from nearfar.data.table import Table
 from nearfar.errors import DataError
+from nearfar.report.decoding import Small
 
 # Called with what is being done, how many steps of it are done, and of how many.
 Progress = Callable[[str, int, int], None]
@@ -38,6 +40,10 @@ class Material:
         previous: ``result.json`` of the run to compare with.
         defaults: the configuration nobody changed, to tell what this run changed.
         train_pixels: pixel embeddings of ``train``, to find pictures that are in both halves.
+        validation: the pictures by which the epoch was chosen.
+        trained_classes: names of the classes that the model learned from; none given, those of ``train``.
+        lost: sentences that say what the log should tell and does not.
+        small: small copies of pictures that were decoded already.
     """
 
     test: Table
@@ -51,6 +57,10 @@ class Material:
     previous: Mapping[str, Any] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     train_pixels: np.ndarray | None = None
+    validation: Table | None = None
+    trained_classes: Sequence[str] = ()
+    lost: Sequence[str] = ()
+    small: Small = field(default_factory=Small)
 
     def __post_init__(self) -> None:
         if "after" not in self.embeddings:
@@ -86,10 +96,24 @@ class Material:
         return {"pixels": "raw pixels", "before": before, "after": "after training"}
 
     @property
+    def seen(self) -> Seen:
+        """How many of the classes of the test pictures the model learned from."""
+        return self._seen(self.test)
+
+    @property
+    def validation_seen(self) -> Seen | None:
+        """The same of the pictures by which the epoch was chosen; None where they are not known."""
+        return None if self.validation is None else self._seen(self.validation)
+
+    @property
     def unseen(self) -> bool:
         """Whether no class of the test pictures occurs among the training pictures."""
-        seen = {self.train.classes[label] for label in np.unique(self.train.label)}
-        return not any(self.test.classes[label] in seen for label in np.unique(self.test.label))
+        return self.seen.kind == "unseen"
+
+    def _seen(self, table: Table) -> Seen:
+        if not self.trained_classes:
+            return Seen.between(table, self.train)
+        return Seen.of(table, self.trained_classes, self.train.path.tolist() if len(self.train) else None)
 
     @property
     def nouns(self) -> tuple[str, str]:

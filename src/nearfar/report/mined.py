@@ -12,6 +12,7 @@ from nearfar.data.table import Table
 from nearfar.errors import require
 from nearfar.files import write_atomically
 from nearfar.offline import Mined
+from nearfar.report.decoding import Small
 from nearfar.report.figures import NARROW, percent
 from nearfar.report.queries import one_a_class
 from nearfar.report.sections import PHONE, WIDE, Figure, Gallery, Tile
@@ -76,7 +77,13 @@ def summarise_mined(mined: Mined, table: Table) -> dict[str, Any]:
 
 
 def write_mined(
-    mined: Mined, table: Table, summary: Mapping[str, Any], folder: str | Path, *, source: str = ""
+    mined: Mined,
+    table: Table,
+    summary: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    source: str = "",
+    small: Small | None = None,
 ) -> Path:
     """Write ``mine.html``, one page that needs nothing else.
 
@@ -86,6 +93,7 @@ def write_mined(
         summary: from ``summarise_mined``.
         folder: to write into.
         source: the run, in words for the head of the page.
+        small: small copies of the images that were decoded already.
 
     Returns:
         The path of the page.
@@ -100,7 +108,7 @@ def write_mined(
     )
     environment.filters |= {"percent": percent, "number": lambda value: f"{value:,}"}
     styles = files("nearfar.report") / "templates"
-    gallery = Gallery(table)
+    gallery = Gallery(table, small)
     page = environment.get_template("mined.html").render(
         css="".join((styles / name).read_text(encoding="utf-8") for name in ("report.css", "mined.css")),
         version=__version__,

@@ -26,6 +26,7 @@ from nearfar.report.sections import (
     twin_cards,
 )
 from nearfar.report.summary import Findings, find, sentence, summarise
+from nearfar.report.verdict import title_of
 
 RUN_KEYS = ("command", "commit", "machine", "versions", "seconds", "seed", "started", "precision", "device")
 
@@ -52,7 +53,7 @@ def write_report(material: Material, folder: str | Path, *, progress: Progress |
     layout = lay_out(material.embeddings["after"], seed)
     summary["map"] = {"method": layout.method, "points": len(layout.rows), "seed": seed}
     tell("pictures", 2, 4)
-    gallery = Gallery(material.test)
+    gallery = Gallery(material.test, material.small)
     cards = strip(material, gallery, findings, seed)
     page = render(material, summary, findings, layout, gallery, cards)
     tell("write", 3, 4)
@@ -104,20 +105,21 @@ def render(
         confusions=confusion_cards(material, gallery, findings),
         suspects=twin_cards(gallery, findings.suspects),
         twins=twin_cards(gallery, findings.twins),
-        copies=twin_cards(gallery, findings.copies, Gallery(material.train)),
+        copies=twin_cards(gallery, findings.copies, Gallery(material.train, material.small)),
         worst=list(reversed(summary["classes"]))[:10],
         points=points,
         sheet=sheet.uri,
         layout=layout,
         sheets=[
-            contact_sheet(material.train, "used for training"),
-            contact_sheet(material.test, "never seen in training" if material.unseen else "test pictures"),
+            contact_sheet(material.train, "used for training", small=material.small),
+            contact_sheet(material.test, title_of(material.seen), small=material.small),
         ],
         crisp=crisp,
         small=gallery.thumbnails.shown(52),
         large=gallery.thumbnails.shown(96),
         changes=changes(summary["config"], material.defaults),
         run={key: material.run.get(key) for key in RUN_KEYS},
+        chosen=chosen_in_words(summary["chosen"]),
     )
 
 
@@ -158,6 +160,18 @@ def changes(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[tupl
         for name, value in _flat(config)
         if name not in plain or plain[name] != value
     ]
+
+
+def chosen_in_words(chosen: Mapping[str, Any]) -> str:
+    """What ``auto`` chose, as far as it is known: it decides figures and is part of the result."""
+    words = {
+        "precision": "{}",
+        "device": "on {}",
+        "backend": "backend {}",
+        "workers": "{} workers",
+        "size": "pictures seen at {} px",
+    }
+    return ", ".join(text.format(chosen[key]) for key, text in words.items() if chosen.get(key) is not None)
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageOps
 
-from nearfar.data import decode
 from nearfar.data.table import Table
+from nearfar.report.decoding import CRISP, Small
 
 # A sheet larger than this is encoded again with smaller tiles: the page stays far below 10 MB.
 SHEET_BYTES = 4_500_000
@@ -32,11 +32,13 @@ class Thumbnails:
     """The pictures of a table at the sizes at which a page shows them.
 
     Pictures of at most 64 pixels are kept as they are and shown at an integer scale with crisp pixels;
-    larger ones are shrunk to the size shown. A picture that is not square shows its middle.
+    larger ones are shrunk to the size shown. A picture that is not square shows its middle. Each is decoded
+    once, and taken from ``small`` if it was decoded before.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, small: Small | None = None) -> None:
         self.table = table
+        self.small = Small() if small is None else small
         self._uris: dict[tuple[int, int], str] = {}
 
     @cached_property
@@ -48,7 +50,7 @@ class Thumbnails:
     @property
     def crisp(self) -> bool:
         """Whether the pictures are so small that they are shown pixel by pixel."""
-        return self.native <= 64
+        return self.native <= CRISP
 
     def shown(self, wanted: int) -> int:
         """The side at which a picture is shown where ``wanted`` would suit the page best."""
@@ -57,7 +59,8 @@ class Thumbnails:
         return self.native * max(1, round(wanted / self.native - 0.2))
 
     def image(self, row: int) -> Image.Image:
-        return decode(self.table.path[row])
+        """The middle of the picture as a square, at most as large as a page shows it."""
+        return self.small.image(self.table.path[row])
 
     def square(self, row: int, side: int) -> Image.Image:
         """The middle of the picture as a square of at most ``side`` pixels a side."""

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from nearfar.data.table import Table
-from nearfar.report.curves import training_curves
+from nearfar.report.curves import as_high_again, training_curves
+from nearfar.report.decoding import Small
 from nearfar.report.figures import (
     Bar,
     ClassBar,
@@ -23,7 +24,8 @@ from nearfar.report.figures import (
 from nearfar.report.material import Material
 from nearfar.report.pictures import Thumbnails
 from nearfar.report.queries import Row, Twin, best_median_worst, rows_of, strip_queries
-from nearfar.report.summary import Findings, in_100
+from nearfar.report.summary import Findings
+from nearfar.report.verdict import in_100, of_validation
 
 WIDE, MIDDLE, PHONE = 1080.0, 700.0, 348.0
 
@@ -52,9 +54,9 @@ class Figure:
 class Gallery:
     """Makes tiles of the pictures of a table."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, small: Small | None = None) -> None:
         self.table = table
-        self.thumbnails = Thumbnails(table)
+        self.thumbnails = Thumbnails(table, small)
 
     def name(self, row: int) -> str:
         return self.table.classes[self.table.label[row]]
@@ -171,9 +173,11 @@ def twin_cards(
     ]
 
 
-def contact_sheet(table: Table, title: str, classes: int = 10, per_class: int = 8) -> dict[str, Any]:
+def contact_sheet(
+    table: Table, title: str, classes: int = 10, per_class: int = 8, small: Small | None = None
+) -> dict[str, Any]:
     """Some classes of a table as rows of their pictures."""
-    thumbnails = Thumbnails(table)
+    thumbnails = Thumbnails(table, small)
     occurring = np.unique(table.label)
     picked = occurring[np.linspace(0, len(occurring) - 1, min(classes, len(occurring))).astype(int)]
     rows = []
@@ -237,10 +241,14 @@ def figures(material: Material, summary: Mapping[str, Any]) -> dict[str, Figure]
     if summary["training"]["steps"] or chosen:
         title = "How the training went"
         if chosen:
-            title = (
-                f"Epoch {chosen['epoch']} was kept: {_score(chosen)} on validation classes was the highest"
-            )
-        made["training"] = _both(title, MIDDLE, training_curves, material.log)
+            title = f"Epoch {chosen['epoch']} was kept: its {_score(chosen)} in validation was the highest"
+            if again := as_high_again(material.log):
+                title = (
+                    f"Epoch {chosen['epoch']} was kept: the first of {again + 1} with the highest "
+                    f"{_score(chosen)} in validation"
+                )
+        name = of_validation(material.validation_seen)
+        made["training"] = _both(title, MIDDLE, training_curves, material.log, name)
     return made
 
 
@@ -248,12 +256,13 @@ def _score(validation: Mapping[str, Any]) -> str:
     """The number that decided, in words."""
     if validation.get("map_at_r") is not None:
         return f"MAP@R of {percent(validation['map_at_r'])}"
-    return f"recall@1 of {percent(validation['recall_at_1'])}"
+    value = validation.get("recall_at_1")
+    return "value" if value is None else f"recall@1 of {percent(value)}"
 
 
 def _both(title: str, width: float, draw: Any, *numbers: Any) -> Figure:
     # A figure's numbers come first and its words last; `thing` of the recall curve is such a word.
-    if draw is recall_curve:
+    if draw in (recall_curve, training_curves):
         curves, thing = numbers
         return Figure(title, draw(curves, width, title, thing), draw(curves, PHONE, title, thing))
     return Figure(title, draw(*numbers, width, title), draw(*numbers, PHONE, title))

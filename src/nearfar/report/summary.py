@@ -22,6 +22,9 @@ from nearfar.report.queries import (
     suspects,
     twins,
 )
+from nearfar.report.verdict import against, in_100, sentence, verdict, worse_than
+
+__all__ = ["Findings", "find", "first_right", "in_100", "sentence", "summarise"]
 
 # Cosine of two pictures of 32 x 32 pixels, mean removed, from which they pass for copies of each other.
 COPY = 0.995
@@ -98,6 +101,7 @@ def summarise(material: Material, findings: Findings) -> dict[str, Any]:
     seed = int(material.run.get("seed", 0) or 0)
     results = {kind: _result(material.results[kind], material.names[kind]) for kind in material.kinds}
     pairs = {kind: measure(material.embeddings[kind], labels, seed) for kind in material.kinds}
+    validation = material.validation_seen
     queries = int(results["after"]["n_queries"]) - int(results["after"]["n_skipped"])
     summary: dict[str, Any] = {
         "format": 1,
@@ -108,6 +112,8 @@ def summarise(material: Material, findings: Findings) -> dict[str, Any]:
             "train": _counts(material.train),
             "test": _counts(material.test),
             "classes_are_new": material.unseen,
+            "training_saw": material.seen.to_dict(),
+            "validation": None if validation is None else validation.to_dict(),
         },
         "model": {"weights": material.weights, **_plain(material.config.get("model", {}))},
         "results": results,
@@ -132,52 +138,17 @@ def summarise(material: Material, findings: Findings) -> dict[str, Any]:
             "within_test": len(findings.twins),
             "train_test": len(findings.copies),
         },
-        "training": _training(material.log),
+        "worse_than": worse_than(results),
+        "verdict": verdict(results, pretrained=material.pretrained),
+        "training": _training(material.log) | {"lost": list(material.lost)},
+        "chosen": _plain(material.run.get("chosen") or {}),
         "config": _plain(material.config),
         "run": _plain(material.run),
     }
     summary["sentence"] = " ".join(part for part in sentence(summary, material.nouns) if part)
-    summary["previous"] = _against(material.previous, summary)
+    summary["previous"] = against(material.previous, summary)
     summary["advice"] = advise(summary, material.log, material.config)
     return _plain(summary)
-
-
-def sentence(summary: Mapping[str, Any], nouns: tuple[str, str]) -> tuple[str, str, str, str]:
-    """The report in one sentence, in parts: of what, how many, find what, compared with what."""
-    plural, singular = nouns
-    results = summary["results"]
-    where = "never seen in training" if summary["data"]["classes_are_new"] else "not used in training"
-    those = (
-        f"Of {summary['queries']:,} pictures of {plural} {where},"
-        if summary["data"]["classes_are_new"]
-        else (f"Of {summary['queries']:,} pictures {where},")
-    )
-    before = results.get("before", {}).get("name", "").removeprefix("before training: ")
-    others = {"pixels": "pixels alone", "before": before}
-    aside = ", ".join(
-        f"{words}: {in_100(results[kind]['recall_at_k']['1'])}"
-        for kind, words in others.items()
-        if kind in results
-    )
-    found = f"{in_100(results['after']['recall_at_k']['1'])} in 100"
-    return (
-        those,
-        found,
-        f"find the same {singular} first" + ("" if aside else "."),
-        f"({aside})." if aside else "",
-    )
-
-
-def in_100(share: float) -> str:
-    """A share as a whole number of 100 that never calls some none or most all."""
-    if math.isnan(share):
-        return "none"
-    whole = round(100 * share)
-    if whole == 100 and share < 1:
-        return "more than 99"
-    if whole == 0 and share > 0:
-        return "fewer than 1"
-    return str(whole)
 
 
 def _result(result: Any, name: str) -> dict[str, Any]:
@@ -225,30 +196,6 @@ def _training(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         told["validations"] = len(validations(log))
     told["warnings"] = [str(line.get("text", "")) for line in log if line.get("kind") == "warning"]
     return told
-
-
-def _against(previous: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Compare with another run in one sentence, which says so when the difference may be chance."""
-    if not previous or "results" not in previous or "after" not in previous["results"]:
-        return None
-    old, new = previous["results"]["after"], summary["results"]["after"]
-    before, now = float(old["recall_at_k"]["1"]), float(new["recall_at_k"]["1"])
-    points = 100 * (now - before)
-    direction = (
-        "the same as"
-        if abs(points) < 0.05
-        else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
-    )
-    words = f"{100 * now:.1f} % is {direction} the previous run's {100 * before:.1f} %"
-    old_span, new_span = old["intervals"].get("recall_at_1"), new["intervals"].get("recall_at_1")
-    if old_span and new_span and abs(points) >= 0.05:
-        touching = old_span[0] <= new_span[1] and new_span[0] <= old_span[1]
-        words += (
-            "; the intervals overlap, so this may be chance" if touching else "; the intervals do not overlap"
-        )
-    if previous.get("data", {}).get("test") != summary["data"]["test"]:
-        words += "; the test pictures differ, so the two cannot be compared"
-    return {"recall_at_1": before, "points": points, "verdict": words + "."}
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from nearfar.config import Config
+from nearfar.data.seen import Seen
 from nearfar.train.environment import arithmetic, environment
 from nearfar.train.folder import LOG
 from nearfar.train.live import Live
@@ -45,6 +46,7 @@ class Journal:
         self.more = () if silent else tuple(trackers)
         self.shown = shown and not silent
         self.silent = silent
+        self.validated = "in validation"
 
     def open(self, steps: int, done: int, log_size: int) -> "Journal":
         """Begin at step ``done``; what the log holds beyond ``log_size`` bytes is dropped."""
@@ -69,11 +71,17 @@ class Journal:
 
     def begin(self, parts: Parts, numerics: Numerics, command: str, steps: int) -> None:
         """Tell what runs, on what, where."""
+        self._know(parts)
         tables, weights = parts.tables, weight_count([parts.embedder])
         train = parts.images.table.counts()
         counts = {"train": train, "test": tables.test.counts()}
         if tables.validation is not None:
             counts["validation"] = tables.validation.counts()
+        counts["training_saw"] = {
+            part: Seen.between(table, tables.train).to_dict()
+            for part, table in (("test", tables.test), ("validation", tables.validation))
+            if table is not None
+        }
         run = {"command": command, "seed": self.config.train.seed, **environment(parts.device)}
         self.tell("start", **run, weights=weights, steps=steps, numerics=asdict(numerics), **counts)
         self.live.say(
@@ -85,6 +93,7 @@ class Journal:
 
     def go_on(self, parts: Parts, before: Mapping[str, Any]) -> None:
         """Tell that a run is resumed, and whether it computes as ``before``: see ``arithmetic``."""
+        self._know(parts)
         self.tell("resume", **environment(parts.device))
         self.live.say(f"going on after step {self.step}")
         if self.log is not None and self.log.missing:
@@ -102,6 +111,18 @@ class Journal:
                 "through in one."
             )
 
+    def _know(self, parts: Parts) -> None:
+        """Learn whether the validation is of classes that training sees."""
+        if parts.tables.validation is None:
+            return
+        seen = Seen.between(parts.tables.validation, parts.tables.train)
+        words = {
+            "unseen": "on held-out classes",
+            "seen": "on other images of the classes learned from",
+            "some": f"on images of {seen.classes:,} classes, {seen.seen:,} of them learned from",
+        }
+        self.validated = words.get(seen.kind, self.validated)
+
     def size(self) -> int:
         """Return the bytes of the log so far."""
         return 0 if self.log is None else self.log.size()
@@ -116,7 +137,7 @@ class Journal:
         self.tell("validation", epoch=epoch, **asdict(found), best=best)
         mark = ", the best so far" if best else ""
         scores = f"recall@1 {found.recall_at_1:.1%}, MAP@R {found.map_at_r:.3f}"
-        self.live.say(f"epoch {epoch + 1}: {scores} on held-out classes{mark}")
+        self.live.say(f"epoch {epoch + 1}: {scores} {self.validated}{mark}")
 
     def mining(self, found: Mining) -> None:
         """Tell what a mining found."""

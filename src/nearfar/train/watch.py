@@ -33,7 +33,7 @@ _texts = {
         "({negative_similarity:.2f}); check the labels, lower optimizer.lr or use loss.mining = 'semi_hard'."
     ),
     "ties": (
-        "{tied:.0%} of the held-out images have a right and a wrong neighbour at exactly the same "
+        "{tied:.0%} of the validation images have a right and a wrong neighbour at exactly the same "
         "similarity; look for duplicate images or a collapse."
     ),
     "drift": (
