@@ -65,8 +65,8 @@ def test_the_report(trained):
         assert (words in page) == (other == kind)
     assert ("never seen in training" in page) == (kind == "unseen")
     assert ("on classes not learned from" in page) == (kind == "unseen")
-    assert ("on other pictures of the classes learned from" in page) == (kind == "seen")
-    assert ("2 of whose 4 classes were learned from" in page) == (kind == "some")
+    assert ("validation, on the classes learned from" in page) == (kind == "seen")
+    assert ("validation, 2 of 4 classes learned from" in page) == (kind == "some")
 
 
 def test_the_log(trained):

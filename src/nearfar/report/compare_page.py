@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from nearfar.printable import printable
@@ -44,7 +45,7 @@ def markdown(groups: Sequence[Group], title: str, picture: str) -> str:
     titles, rows = table(groups)
     lines = [f"# {title}", "", notes(groups), "", f"![Recall@1 of each setting]({picture})", ""]
     lines += ["| " + " | ".join(titles) + " |", "|---|---|" + "--:|" * (len(titles) - 2)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(map(_in_markdown, row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -147,6 +148,11 @@ def _panel(drawing: Drawing, data: str, groups: Sequence[Group], top: float) -> 
         drawing.text(WIDTH - 158, middle + 5, percent(value), kind="value")
         drawing.text(WIDTH - 96, middle + 5, span(least, most), kind="small value")
     return end + FOOT
+
+
+def _in_markdown(cell: str) -> str:
+    """Return the text of a cell, in which a name is neither markup nor the end of the cell."""
+    return escape(printable(cell), quote=False).replace("|", "\\|")
 
 
 def _points(figure: Metric) -> str:

@@ -66,8 +66,8 @@ def of_validation(seen: Seen | None) -> str:
         return "validation"
     return {
         "unseen": "validation, on classes not learned from",
-        "seen": "validation, on other pictures of the classes learned from",
-        "some": f"validation, {seen.seen} of whose {seen.classes} classes were learned from",
+        "seen": "validation, on the classes learned from",
+        "some": f"validation, {seen.seen} of {seen.classes} classes learned from",
     }[seen.kind]
 
 
