@@ -146,7 +146,9 @@ class Streamed(torch.autograd.Function):
                 place = find(scan, step)
                 results.append(place if plan.table is not None else place[0])
             else:
-                results.append(step.result())
+                # A tensor of its own: the steps stay on the operation, and an output that they held would
+                # keep the operation, and with it all that the call made, for good.
+                results.append(step.result().detach())
         ctx.mark_non_differentiable(
             *(
                 result
