@@ -12,6 +12,7 @@ from nearfar.losses.ranks import own_similarity, positives_above
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import SigmoidSum
+from nearfar.similarity.stable import taken
 
 
 @register_loss(reduction="mean_valid", needs="positive")
@@ -65,7 +66,7 @@ def recall_at_k(
     (negatives,) = pairs.stream(SigmoidSum(s, 1 / temperature, per="positive"))
     rank = 1 + positives_above(pairs, temperature) + negatives
     if with_self:
-        rank = rank + torch.sigmoid((own_similarity(pairs)[anchor] - s) / temperature)
+        rank = rank + torch.sigmoid((taken(own_similarity(pairs), anchor) - s) / temperature)
     count = pairs.positive_count
     total = torch.zeros_like(count)
     for k in ks:
