@@ -40,7 +40,7 @@ def lifted_structure(pairs: Pairs, *, margin: float = 1.0) -> Terms:
     z_j = taken(near_candidate, pairs.positives.candidate)
     alone = (z_i == -torch.inf) & (z_j == -torch.inf)
     both = torch.logaddexp(z_i.masked_fill(alone, 0.0), z_j.masked_fill(alone, 0.0))
-    violation = (both - pairs.positives.similarity).clamp_min(0).masked_fill(alone, 0.0)
+    violation = (both - pairs.positives.similarity).relu().masked_fill(alone, 0.0)
     return Terms(
         total=pairs.per_anchor(violation.square() / 2, "sum"),
         count=pairs.positive_count,

@@ -63,7 +63,7 @@ def margin(
     if isinstance(beta, Tensor):
         beta = beta.to(kept.similarity)
     boundary = taken(beta, kept.anchor) if isinstance(beta, Tensor) and beta.ndim else beta
-    pull = (margin - boundary - kept.similarity).clamp_min(0)
+    pull = (margin - boundary - kept.similarity).relu()
     pulling = (pull > 0).to(pull)
     cost = nu * boundary
     drawn = pairs.chosen is not None and pairs.chosen.per == "positive"

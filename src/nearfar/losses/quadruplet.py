@@ -80,7 +80,7 @@ def _fourth(
         n = columns.clamp_min(0)
         h = torch.where(via[n] == own[:, None], taken(other, n), taken(nearest, n))
         there = (columns >= 0) & (h > -torch.inf)
-        apart = (h - limit[:, None]).clamp_min(0) * there
+        apart = (h - limit[:, None]).relu() * there
         return apart.sum(1), (apart > 0).to(apart).sum(1), there.to(apart).sum(1)
     # Over all n, less those of the anchor's class; where the nearest l is of that class, the next one.
     every = _hinges(nearest, torch.zeros_like(via), limit, torch.zeros_like(own))

@@ -74,6 +74,7 @@ def recall_at_k(
         if out_of == "positives":
             total = total + pairs.per_anchor(beyond.sigmoid(), "sum") / count.clamp_min(1)
         else:
-            found = pairs.per_anchor((-beyond).sigmoid(), "sum").clamp_max(k)
+            found = pairs.per_anchor((-beyond).sigmoid(), "sum")
+            found = found.masked_fill(found >= k, k)
             total = total + torch.where(count > 0, 1 - found / count.clamp(1, k), 0.0)
     return total / len(ks)

@@ -62,9 +62,8 @@ def snr_contrastive(
     limit = -negative_margin * variance
     beyond, active, negatives = pairs.stream(HingeSum(limit), Count(above=limit.detach()), Count())
     anchor = pairs.positives.anchor
-    short = (-pairs.positives.similarity * taken(inverse, anchor) - positive_margin).clamp_min(0) * signal[
-        anchor
-    ]
+    ratio = -pairs.positives.similarity * taken(inverse, anchor)
+    short = (ratio - positive_margin).relu() * signal[anchor]
     pull = Terms(
         total=pairs.per_anchor(short, "sum"),
         count=pairs.positive_count,

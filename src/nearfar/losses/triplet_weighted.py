@@ -76,7 +76,7 @@ def triplet_weighted(
         valid = ((positives > 0) & (negatives > 0)).to(near)
     # D⁺ - D⁻ in similarities: the negatives' minus the positives'.
     apart = near - far + margin
-    value = (softplus(apart) if soft else apart.clamp_min(0)) * valid
+    value = (softplus(apart) if soft else apart.relu()) * valid
     return Terms(total=value, count=valid, active=(value != 0).to(value))
 
 
