@@ -17,8 +17,8 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Block, LogSumExp, SameClass, softplus
 from nearfar.similarity.block import Build
 from nearfar.similarity.interval import Interval
-from nearfar.similarity.stable import logsumexp
-from nearfar.similarity.stored import columns
+from nearfar.similarity.stable import logsumexp, taken
+from nearfar.similarity.stored import Columns
 
 
 @register_loss(reduction="mean_terms", needs="positive")
@@ -72,7 +72,7 @@ def _negatives(pairs: Pairs, scale: float) -> Float[Tensor, " positive"]:
     anchor, candidate, back = _distinct(pairs)
     turns = [(turn, anchor[turn], candidate[turn]) for turn in _turns(anchor, len(pairs))]
     push = _Virtual.apply(pairs.block.anchors, pairs.block.parts[0], pairs.block, scale, turns)
-    return push if back is None else push[back]
+    return push if back is None else taken(push, back)
 
 
 def _distinct(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -127,7 +127,8 @@ def _reduce(
 ) -> Float[Tensor, " turn"]:
     """log Σ exp(a v·x_n) for the virtual anchors v = x_i + x_p; their negatives are those of i."""
     build, stored = cast(Build, type(block)), block.parts[1]
-    middle = anchors[anchor] + columns(candidates, stored)[candidate]
+    other = taken(candidates, candidate) if stored is None else Columns(candidates, stored)[candidate]
+    middle = taken(anchors, anchor) + other
     virtual = build(middle, candidates, "dot", block.relation.take(anchor), stored)
     (value,) = virtual.stream(Interval(), anchor[:0], (LogSumExp(scale=scale),))
     return value

@@ -24,6 +24,7 @@ from nearfar.mining import Rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import Measure, Relation
 from nearfar.similarity.class_ranks import Apart
+from nearfar.similarity.stable import taken
 
 MOST_POSITIVES = 2**22
 """Positive pairs that are listed at once; batches with more are taken some anchors at a time."""
@@ -181,7 +182,7 @@ class Arithmetic(nn.Module):
         running: tuple[Tensor, ...] = (),
     ) -> tuple[Terms, ...]:
         own = {
-            name: as_number(value) if self.class_labels is None else value[classes]
+            name: as_number(value) if self.class_labels is None else taken(value, classes)
             for name, value in learned.items()
         }
         value = self._entry.function(pairs, *running, **{**self.settings, **own})

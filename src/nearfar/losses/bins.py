@@ -35,5 +35,5 @@ def negatives_up_to(
     number, *results = pairs.stream(Count(), *(HingeSum(node) for node in nodes), *more)
     above = torch.stack([torch.zeros_like(number), *results[:bins]], 1)
     # Nothing lies above 1, but for rounding; and of a difference of sums no rounding is to be below 0.
-    sums = ((above[:, 1:] - above[:, :-1]) * (bins / 2)).clamp_min(0)
+    sums = ((above[:, 1:] - above[:, :-1]) * (bins / 2)).relu()
     return torch.cat([sums, number[:, None]], 1), *results[bins:]

@@ -42,7 +42,7 @@ def circle(
         raise NearfarError(f"temperature must be positive; got {temperature}.")
     (push,) = pairs.stream(LogSumExp(scale=1 / temperature, shift=margin, floor=-margin, frozen=frozen))
     s = pairs.positives.similarity
-    weight = (1 + margin - s).clamp_min(0)
+    weight = (1 + margin - s).relu()
     if frozen:
         weight = weight.detach()
     pull = pairs.per_anchor(-weight * (s - 1 + margin) / temperature, "logsumexp")

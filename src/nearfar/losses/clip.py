@@ -8,6 +8,7 @@ from nearfar.losses.learned_scale import exponential
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import softplus
+from nearfar.similarity.stable import taken
 
 
 @register_loss(needs="positive", learned=("log_scale",), separable=False)
@@ -41,5 +42,6 @@ def clip(pairs: Pairs, *, log_scale: float | Tensor = 2.65926) -> Float[Tensor, 
     scaled = pairs.scaled(exponential(log_scale))
     row, column = near_both_ends(scaled)
     z = scaled.positives.similarity
-    each = softplus(row[scaled.positives.anchor] - z) + softplus(column[scaled.positives.candidate] - z)
+    to_column = softplus(taken(row, scaled.positives.anchor) - z)
+    each = to_column + softplus(taken(column, scaled.positives.candidate) - z)
     return scaled.per_anchor(each, "sum") / (2 * scaled.positive_count.clamp_min(1))

@@ -62,7 +62,7 @@ def contrastive(
     near, far = _margins(pairs.measure, positive_margin, negative_margin)
     hinge = SquaredHingeSum(far) if squared else HingeSum(far)
     beyond, active, negatives = pairs.stream(hinge, Count(above=far), Count())
-    short = (near - pairs.positives.similarity).clamp_min(0)
+    short = (near - pairs.positives.similarity).relu()
     if squared:
         short, beyond = short.square() / 2, beyond / 2
     if whole:

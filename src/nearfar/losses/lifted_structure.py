@@ -7,6 +7,7 @@ from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.losses.views import distances
 from nearfar.pairs import Pairs
+from nearfar.similarity.stable import taken
 
 
 @register_loss(reduction="mean_terms", needs="positive", view=distances, separable=False)
@@ -35,10 +36,11 @@ def lifted_structure(pairs: Pairs, *, margin: float = 1.0) -> Terms:
         Song et al., CVPR 2016, eq. 4. https://arxiv.org/abs/1511.06452
     """
     near_anchor, near_candidate = near_both_ends(pairs, shift=-margin)
-    z_i, z_j = near_anchor[pairs.positives.anchor], near_candidate[pairs.positives.candidate]
+    z_i = taken(near_anchor, pairs.positives.anchor)
+    z_j = taken(near_candidate, pairs.positives.candidate)
     alone = (z_i == -torch.inf) & (z_j == -torch.inf)
     both = torch.logaddexp(z_i.masked_fill(alone, 0.0), z_j.masked_fill(alone, 0.0))
-    violation = (both - pairs.positives.similarity).clamp_min(0).masked_fill(alone, 0.0)
+    violation = (both - pairs.positives.similarity).relu().masked_fill(alone, 0.0)
     return Terms(
         total=pairs.per_anchor(violation.square() / 2, "sum"),
         count=pairs.positive_count,

@@ -63,5 +63,5 @@ def lifted_structure_generalized(
     farthest = pairs.per_anchor(-alpha * pairs.positives.similarity, "logsumexp")
     gap = farthest / alpha + nearest / beta
     if variant == "hinge":
-        return gap.clamp_min(0)
+        return gap.relu()
     return torch.where((pairs.positive_count > 0) & (negatives > 0), 2 * gap, 0.0)

@@ -10,6 +10,7 @@ from nearfar.losses.terms import Terms
 from nearfar.losses.views import distances
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum
+from nearfar.similarity.stable import taken
 
 
 @register_loss(reduction="mean_active", learned=("beta",), per_class=True, view=distances)
@@ -61,8 +62,8 @@ def margin(
     kept = pairs.positives
     if isinstance(beta, Tensor):
         beta = beta.to(kept.similarity)
-    boundary = beta[kept.anchor] if isinstance(beta, Tensor) and beta.ndim else beta
-    pull = (margin - boundary - kept.similarity).clamp_min(0)
+    boundary = taken(beta, kept.anchor) if isinstance(beta, Tensor) and beta.ndim else beta
+    pull = (margin - boundary - kept.similarity).relu()
     pulling = (pull > 0).to(pull)
     cost = nu * boundary
     drawn = pairs.chosen is not None and pairs.chosen.per == "positive"
@@ -84,7 +85,7 @@ def margin(
                 count=pairs.positive_count + negatives,
                 active=pairs.per_anchor(pulling, "sum") + pushing,
             )
-        push, pushing, negatives = push[kept.anchor], pushing[kept.anchor], negatives[kept.anchor]
+        push, pushing, negatives = (taken(x, kept.anchor) for x in (push, pushing, negatives))
     alone = pushing if count == "both" else pushing * (1 - pulling)
     return Terms(
         total=pairs.per_anchor(negatives * (pull + cost) + push, "sum"),

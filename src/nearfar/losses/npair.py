@@ -7,6 +7,7 @@ from nearfar.errors import NearfarError
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
+from nearfar.similarity.stable import taken
 from nearfar.similarity.stored import columns
 
 
@@ -43,10 +44,10 @@ def npair(pairs: Pairs, *, l2: float = 0.0) -> Float[Tensor, " anchor"]:
         )
     (negatives,) = pairs.stream(LogSumExp(scale=1.0))
     anchor, candidate = pairs.positives.anchor, pairs.positives.candidate
-    each = softplus(negatives[anchor] - pairs.positives.similarity)
+    each = softplus(taken(negatives, anchor) - pairs.positives.similarity)
     if l2 > 0:
         ours = pairs.block.anchors.square().sum(1)
         some, place = candidate.unique(return_inverse=True)
         theirs = columns(*pairs.block.parts)[some].square().sum(1)
-        each = each + l2 / 4 * (ours[anchor] + theirs[place])
+        each = each + l2 / 4 * (taken(ours, anchor) + taken(theirs, place))
     return pairs.per_anchor(each, "sum") / pairs.positive_count.clamp_min(1)

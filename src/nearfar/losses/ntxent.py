@@ -5,6 +5,7 @@ from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
+from nearfar.similarity.stable import taken
 
 
 @register_loss(reduction="mean_terms", needs="positive")
@@ -33,7 +34,7 @@ def ntxent(pairs: Pairs, *, temperature: float = 0.1) -> Terms:
     if temperature <= 0:
         raise NearfarError(f"temperature must be positive; got {temperature}.")
     (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
-    each = softplus(negatives[pairs.positives.anchor] - pairs.positives.similarity / temperature)
+    each = softplus(taken(negatives, pairs.positives.anchor) - pairs.positives.similarity / temperature)
     return Terms(
         total=pairs.per_anchor(each, "sum"),
         count=pairs.positive_count,

@@ -15,6 +15,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax, Max, Relation, SameClass
 from nearfar.similarity.block import Build
 from nearfar.similarity.interval import Interval
+from nearfar.similarity.stable import taken
 
 
 @register_loss(reduction="mean_active", mined="mean_terms", separable=False)
@@ -77,9 +78,9 @@ def _fourth(
     columns = named_negatives(pairs)
     if columns is not None:
         n = columns.clamp_min(0)
-        h = torch.where(via[n] == own[:, None], other[n], nearest[n])
+        h = torch.where(via[n] == own[:, None], taken(other, n), taken(nearest, n))
         there = (columns >= 0) & (h > -torch.inf)
-        apart = (h - limit[:, None]).clamp_min(0) * there
+        apart = (h - limit[:, None]).relu() * there
         return apart.sum(1), (apart > 0).to(apart).sum(1), there.to(apart).sum(1)
     # Over all n, less those of the anchor's class; where the nearest l is of that class, the next one.
     every = _hinges(nearest, torch.zeros_like(via), limit, torch.zeros_like(own))
@@ -135,4 +136,4 @@ def _hinges(
     start = torch.searchsorted(ordered, limit_groups)
     end = torch.searchsorted(ordered, limit_groups, right=True)
     above = number[end] - number[place]
-    return total[end] - total[place] - above * limits, above, number[end] - number[start]
+    return taken(total, end) - taken(total, place) - above * limits, above, number[end] - number[start]

@@ -47,7 +47,7 @@ def rank_hard(pairs: Pairs, *, margin: float = 0.5, negatives: int = 1) -> Terms
     limit = (pairs.positives.similarity - margin)[:, None]
     from_one, from_other = from_anchor(pairs, columns) - limit, from_positive(pairs, columns) - limit
     taken = (columns >= 0) & (from_one > 0)
-    hinge = (from_one.clamp_min(0) + from_other.clamp_min(0)) * taken
+    hinge = (from_one.relu() + from_other.relu()) * taken
     active = (taken.to(hinge) + (taken & (from_other > 0)).to(hinge)).sum(1)
     return Terms(
         total=pairs.per_anchor(hinge.sum(1), "sum"),

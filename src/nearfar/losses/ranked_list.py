@@ -9,6 +9,7 @@ from nearfar.losses.registry import register_loss
 from nearfar.losses.views import distances
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SoftMean
+from nearfar.similarity.stable import taken
 
 
 @register_loss(view=distances)
@@ -68,5 +69,6 @@ def ranked_list(
     logit = positive_sharpness * (excess.detach() if frozen else excess)
     logit = logit.masked_fill(excess <= 0, -torch.inf)
     total = pairs.per_anchor(logit, "logsumexp")
-    weight = (logit - total.masked_fill(total == -torch.inf, 0.0)[pairs.positives.anchor]).exp()
+    total = total.masked_fill(total == -torch.inf, 0.0)
+    weight = (logit - taken(total, pairs.positives.anchor)).exp()
     return (1 - balance) * pairs.per_anchor(weight * excess, "sum") + balance * push

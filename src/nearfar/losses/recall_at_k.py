@@ -12,6 +12,7 @@ from nearfar.losses.ranks import own_similarity, positives_above
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import SigmoidSum
+from nearfar.similarity.stable import taken
 
 
 @register_loss(reduction="mean_valid", needs="positive")
@@ -65,7 +66,7 @@ def recall_at_k(
     (negatives,) = pairs.stream(SigmoidSum(s, 1 / temperature, per="positive"))
     rank = 1 + positives_above(pairs, temperature) + negatives
     if with_self:
-        rank = rank + torch.sigmoid((own_similarity(pairs)[anchor] - s) / temperature)
+        rank = rank + torch.sigmoid((taken(own_similarity(pairs), anchor) - s) / temperature)
     count = pairs.positive_count
     total = torch.zeros_like(count)
     for k in ks:
@@ -73,6 +74,7 @@ def recall_at_k(
         if out_of == "positives":
             total = total + pairs.per_anchor(beyond.sigmoid(), "sum") / count.clamp_min(1)
         else:
-            found = pairs.per_anchor((-beyond).sigmoid(), "sum").clamp_max(k)
+            found = pairs.per_anchor((-beyond).sigmoid(), "sum")
+            found = found.masked_fill(found >= k, k)
             total = total + torch.where(count > 0, 1 - found / count.clamp(1, k), 0.0)
     return total / len(ks)

@@ -92,6 +92,6 @@ def roadmap(
     value = pairs.per_anchor(negatives / (rank + negatives), "sum") / count.clamp_min(1)
     if calibration:
         push, number = rest
-        pull = pairs.per_anchor((positive_margin - s).clamp_min(0), "sum") / count.clamp_min(1)
+        pull = pairs.per_anchor((positive_margin - s).relu(), "sum") / count.clamp_min(1)
         value = (1 - calibration) * value + calibration * (pull + push / number.clamp_min(1))
     return torch.where(count > 0, value, 0.0)

@@ -9,6 +9,7 @@ from nearfar.losses.ranks import own_similarity, positives_above
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import SigmoidSum
+from nearfar.similarity.stable import taken
 
 
 @register_loss(reduction="mean_valid", needs="positive")
@@ -51,7 +52,7 @@ def smooth_ap(
         return lost / pairs.positive_count.clamp_min(1)
     own = own_similarity(pairs)
     negatives, nearer = pairs.stream(ranked_negatives, SigmoidSum(own, 1 / temperature))
-    ahead = torch.sigmoid((own[anchor] - s) / temperature)
+    ahead = torch.sigmoid((taken(own, anchor) - s) / temperature)
     lost = pairs.per_anchor(negatives / (rank + ahead + negatives), "sum")
     first = 1 + pairs.per_anchor(1 - ahead, "sum")
     lost = lost + nearer / (first + nearer)

@@ -8,7 +8,7 @@ from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, Measure, normalize
-from nearfar.similarity.stable import full_precision
+from nearfar.similarity.stable import full_precision, taken
 
 
 def _centred(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]:
@@ -62,7 +62,8 @@ def snr_contrastive(
     limit = -negative_margin * variance
     beyond, active, negatives = pairs.stream(HingeSum(limit), Count(above=limit.detach()), Count())
     anchor = pairs.positives.anchor
-    short = (-pairs.positives.similarity * inverse[anchor] - positive_margin).clamp_min(0) * signal[anchor]
+    ratio = -pairs.positives.similarity * taken(inverse, anchor)
+    short = (ratio - positive_margin).relu() * signal[anchor]
     pull = Terms(
         total=pairs.per_anchor(short, "sum"),
         count=pairs.positive_count,

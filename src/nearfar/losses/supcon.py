@@ -8,6 +8,7 @@ from nearfar.errors import NearfarError
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp
+from nearfar.similarity.stable import taken
 
 
 @register_loss(needs="positive")
@@ -38,6 +39,6 @@ def supcon(pairs: Pairs, *, temperature: float = 0.1) -> Float[Tensor, " anchor"
     logit = pairs.positives.similarity / temperature
     (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
     # Relative to the positive itself, so that a confident pair's small loss keeps its digits.
-    others = pairs.per_anchor(logit, "logsumexp")[anchor] - logit
-    each = torch.logaddexp(negatives[anchor] - logit, others)
+    others = taken(pairs.per_anchor(logit, "logsumexp"), anchor) - logit
+    each = torch.logaddexp(taken(negatives, anchor) - logit, others)
     return pairs.per_anchor(each, "sum") / pairs.positive_count.clamp_min(1)

@@ -11,7 +11,7 @@ from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp, Measure, SoftMean, normalize, softplus
-from nearfar.similarity.stable import full_precision
+from nearfar.similarity.stable import full_precision, taken
 
 
 def squared_distances(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]:
@@ -76,7 +76,7 @@ def triplet_weighted(
         valid = ((positives > 0) & (negatives > 0)).to(near)
     # D⁺ - D⁻ in similarities: the negatives' minus the positives'.
     apart = near - far + margin
-    value = (softplus(apart) if soft else apart.clamp_min(0)) * valid
+    value = (softplus(apart) if soft else apart.relu()) * valid
     return Terms(total=value, count=valid, active=(value != 0).to(value))
 
 
@@ -92,7 +92,7 @@ def _farthest(pairs: Pairs, self_positive: str, eps: float) -> tuple[Tensor, Ten
         anchor, s = torch.cat([anchor, itself]), torch.cat([s, pairs.block.at(itself, own[itself])])
     # Without eps the least similarity cancels; with it, the value depends on it.
     least = s.new_full((n,), torch.inf).scatter_reduce(0, anchor, s if eps else s.detach(), "amin")
-    weight = (least[anchor] - s).exp()
+    weight = (taken(least, anchor) - s).exp()
     mass = s.new_zeros(n).index_add(0, anchor, weight)
     mean = s.new_zeros(n).index_add(0, anchor, weight * s) / (mass + eps + (mass == 0))
     return mean, s.new_zeros(n).index_add(0, anchor, torch.ones_like(s))

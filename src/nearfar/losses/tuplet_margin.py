@@ -10,6 +10,7 @@ from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, Measure, softplus
+from nearfar.similarity.stable import taken
 
 
 def _angles(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]:  # noqa: ARG001, a view
@@ -55,7 +56,7 @@ def tuplet_margin(pairs: Pairs, *, margin: float = 0.1, temperature: float = 1 /
     apart = square > 0
     sine = torch.where(apart, square, 1.0).sqrt() * apart
     turned = s * cos(margin) + sine * sin(margin)
-    each = softplus(negatives[pairs.positives.anchor] - turned / temperature)
+    each = softplus(taken(negatives, pairs.positives.anchor) - turned / temperature)
     return Terms(
         total=pairs.per_anchor(each, "sum"),
         count=pairs.positive_count,

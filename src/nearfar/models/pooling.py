@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import threshold
 
 from nearfar.errors import ConfigError, suggest
 
@@ -60,9 +61,10 @@ class GeneralizedMean(nn.Module):
 
     def forward(self, maps: Float[Tensor, "n features h w"]) -> Float[Tensor, "n features"]:
         """Pool over the places, in float32; values below ``least`` count as ``least``."""
-        power = self.power.float().clamp(1, 16)
+        power = self.power.float()
+        power = power.masked_fill(power < 1, 1.0).masked_fill(power > 16, 16.0)  # at its ends it still learns
         # exp(logsumexp(p log x) / p): x^p itself leaves the range of float32.
-        logs = power * maps.float().clamp(min=self.least).log().flatten(2)
+        logs = power * threshold(maps.float(), self.least, self.least).log().flatten(2)
         return torch.exp((torch.logsumexp(logs, dim=2) - math.log(logs.shape[2])) / power)
 
     def extra_repr(self) -> str:

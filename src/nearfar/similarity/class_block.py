@@ -18,7 +18,7 @@ from nearfar.similarity.own_class import Geometry, Own, gathered, grouped
 from nearfar.similarity.reduce import reduce
 from nearfar.similarity.reductions import Count, Reduction, threshold_of
 from nearfar.similarity.relation import Relation
-from nearfar.similarity.stable import full_precision, normalize
+from nearfar.similarity.stable import full_precision, normalize, taken
 from nearfar.similarity.threads import plainly
 from nearfar.similarity.tiled import TiledBlock
 
@@ -61,7 +61,7 @@ class ClassBlock:
             with plainly():
                 self.vectors, own = gathered(vectors, rows)
         else:
-            self.vectors, own = vectors, vectors[rows]
+            self.vectors, own = vectors, taken(vectors, rows)
         self.own = Own(anchors, own.view(len(anchors), k, vectors.shape[1]), geometry)
         self.measure: Measure = geometry.measure
         classes = torch.arange(len(vectors) // k, device=place.device)
@@ -85,8 +85,8 @@ class ClassBlock:
 
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         k = self.geometry.centres
-        vectors = self.vectors.view(-1, k, self.vectors.shape[1])[candidate]
-        return Own(self.own.given[anchor], vectors, self.geometry).similarity
+        vectors = self.vectors.view(-1, k, self.vectors.shape[1])
+        return Own(taken(self.own.given, anchor), taken(vectors, candidate), self.geometry).similarity
 
     @cached_property
     def matrix(self) -> Tensor:

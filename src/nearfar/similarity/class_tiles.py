@@ -166,7 +166,8 @@ class Streamed(torch.autograd.Function):
         tiles.forward()
         ctx.tiles = tiles
         ctx.set_materialize_grads(False)
-        return tuple(step.result() for step in tiles.steps)
+        # Tensors of their own: an output that a step holds would keep the operation, which holds the steps.
+        return tuple(step.result().detach() for step in tiles.steps)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -11,7 +11,7 @@ from nearfar.similarity.measure import Measure, between, row_by_row
 from nearfar.similarity.reduce import reduce
 from nearfar.similarity.reductions import OrderStatistic, Reduction, threshold_of
 from nearfar.similarity.relation import Relation
-from nearfar.similarity.stable import full_precision, normalize
+from nearfar.similarity.stable import full_precision, normalize, taken
 from nearfar.similarity.stored import Stored, whole
 
 
@@ -52,7 +52,7 @@ class DenseBlock:
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         if not len(self.candidates):
             return 0 * self.anchors[anchor].sum(1)
-        return row_by_row(self.anchors[anchor], self.candidates[candidate], self.measure)
+        return row_by_row(taken(self.anchors, anchor), taken(self.candidates, candidate), self.measure)
 
     def stream(
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]
@@ -70,7 +70,9 @@ class DenseBlock:
                 case "candidate":
                     return reduce(self.matrix.mT, keep.mT, reduction, threshold_of(reduction))
                 case "positive":
-                    return reduce(self.matrix[owners], keep[owners], reduction, threshold_of(reduction))
+                    return reduce(
+                        taken(self.matrix, owners), keep[owners], reduction, threshold_of(reduction)
+                    )
 
         return tuple(one(reduction) for reduction in reductions)
 

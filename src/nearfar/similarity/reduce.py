@@ -49,13 +49,14 @@ def reduce(s: Tensor, keep: Tensor, reduction: Reduction, threshold: Threshold) 
         case Count():
             return (keep & (s > t)).sum(1).to(s.dtype)
         case HingeSum():
-            return ((s - t).clamp_min(0) * keep).sum(1)
+            return ((s - t).relu() * keep).sum(1)
         case SquaredHingeSum():
-            return ((s - t).clamp_min(0).square() * keep).sum(1)
+            return ((s - t).relu().square() * keep).sum(1)
         case SoftplusSum(scale=scale):
             return (softplus(scale * (s - t)) * keep).sum(1) / scale
         case SigmoidSum(scale=scale, cap=cap):
-            return (torch.sigmoid(scale * (s - t).clamp_max(cap)) * keep).sum(1)
+            z = s - t
+            return (torch.sigmoid(scale * z.masked_fill(z > cap, cap)) * keep).sum(1)
         case SigmoidSquareSum(scale=scale):
             return (torch.sigmoid(scale * (s - t)).square() * keep).sum(1)
         case OrderStatistic(rank=rank):
@@ -69,7 +70,7 @@ def logits(s: Tensor, reduction: LogSumExp) -> Tensor:
     z = reduction.scale * (s - reduction.shift)
     if reduction.floor is None:
         return z
-    factor = (s - reduction.floor).clamp_min(0)
+    factor = (s - reduction.floor).relu()
     return z * (factor.detach() if reduction.frozen else factor)
 
 

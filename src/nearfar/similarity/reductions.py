@@ -22,6 +22,7 @@ from pair to pair. With ``per="candidate"`` there is one for each candidate, ove
 negative of; OrderStatistic and Sample are of anchors only. Thresholds may carry gradient.
 
 Of several candidates that are equal one is taken: the first, as a backend lists them.
+Where a hinge, a floor or a positive part is at its kink, its slope is 0; at a cap it is that of the inside.
 A row without negatives gives 0 for sums, counts and means, -inf for LogSumExp, Max and OrderStatistic, +inf
 for Min.
 """

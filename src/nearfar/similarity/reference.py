@@ -136,7 +136,7 @@ def _define(  # noqa: PLR0912, one case a reduction
         case LogSumExp(scale=scale, shift=shift, floor=floor, frozen=frozen):
             z = scale * (s - shift)
             if floor is not None:
-                above = torch.clamp(s - floor, min=0)
+                above = (s - floor).relu()
                 z = z * (above.detach() if frozen else above)
             return torch.logsumexp(z, 0) if len(s) else s.sum() - torch.inf
         case SoftMean(scale=scale, frozen=frozen):
@@ -158,13 +158,14 @@ def _define(  # noqa: PLR0912, one case a reduction
         case Count():
             return (s > t).sum().to(s.dtype)
         case HingeSum():
-            return (s - t).clamp_min(0).sum()
+            return (s - t).relu().sum()
         case SquaredHingeSum():
-            return (s - t).clamp_min(0).square().sum()
+            return (s - t).relu().square().sum()
         case SoftplusSum(scale=scale):
             return torch.logaddexp(scale * (s - t), torch.zeros_like(s)).sum() / scale
         case SigmoidSum(scale=scale, cap=cap):
-            return torch.sigmoid(scale * (s - t).clamp_max(cap)).sum()
+            z = s - t
+            return torch.sigmoid(scale * z.masked_fill(z > cap, cap)).sum()
         case SigmoidSquareSum(scale=scale):
             return torch.sigmoid(scale * (s - t)).square().sum()
         case OrderStatistic(rank=rank):

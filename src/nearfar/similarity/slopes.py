@@ -11,6 +11,7 @@ from nearfar.similarity.interval import Interval
 from nearfar.similarity.measure import Measure, between
 from nearfar.similarity.reductions import Reduction
 from nearfar.similarity.relation import Relation
+from nearfar.similarity.stable import taken
 from nearfar.similarity.stored import Stored
 
 MOST = 2**22
@@ -94,7 +95,9 @@ class SlopesBlock:
         return self.matrix[anchor, candidate]
 
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
-        return self.matrix[anchor, candidate] if self.matrix.numel() else 0 * self.anchors[anchor].sum(1)
+        if not self.matrix.numel():
+            return 0 * self.anchors[anchor].sum(1)
+        return taken(self.matrix.flatten(), anchor * self.matrix.shape[1] + candidate)
 
     def stream(
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]

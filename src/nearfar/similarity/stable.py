@@ -1,7 +1,7 @@
 """Functions whose textbook form overflows, cancels or divides by zero, in a form that does not."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -35,3 +35,11 @@ def logsumexp(x: Float[Tensor, "n m"], keep: Tensor) -> Float[Tensor, " n"]:
 def full_precision(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Half precision as float32; float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def taken(x: Shaped[Tensor, "row *rest"], index: Int[Tensor, "*some"]) -> Tensor:
+    """Return ``x[index]``, where places may come more than once, with a gradient that is the same every time.
+
+    The gradient of indexing is added up by all threads at once, in whatever order they come.
+    """
+    return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.similarity.stable import taken
+
 CHUNK = 2**13
 """Rows that are read at a time where all of them are looked at."""
 
@@ -81,12 +83,12 @@ class Columns:
             some = self.stored[max(0, start - k) : stop - k]
             return some if start >= k else torch.cat([self.given[start:], some])
         if not len(self.stored):
-            return self.given[index]
+            return taken(self.given, index)
         there = index >= k
         some = self.stored[(index - k).clamp_min(0)]
         if not k:
             return some
-        return torch.where(there[:, None], some, self.given[index.clamp_max(k - 1)])
+        return torch.where(there[:, None], some, taken(self.given, index.clamp_max(k - 1)))
 
 
 def columns(given: Tensor, stored: Stored | None) -> Tensor | Columns:

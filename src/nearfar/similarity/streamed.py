@@ -32,6 +32,7 @@ from nearfar.similarity.reductions import (
 )
 from nearfar.similarity.scan import AnyStep, Scan, find
 from nearfar.similarity.softmax_steps import SoftmaxStep
+from nearfar.similarity.stable import taken
 from nearfar.similarity.steps import CurveStep
 from nearfar.similarity.stored import Columns, Stored, columns
 from nearfar.similarity.threads import plainly
@@ -98,7 +99,7 @@ class Plan:
                 result = result[0]
             result = side.unsorted(result)
             if self.reduction.per == "positive":
-                result = result[self.owners]
+                result = taken(result, self.owners)
         return other.rows(result) if isinstance(self.reduction, ArgMax | TopK) else result
 
 
@@ -146,7 +147,9 @@ class Streamed(torch.autograd.Function):
                 place = find(scan, step)
                 results.append(place if plan.table is not None else place[0])
             else:
-                results.append(step.result())
+                # A tensor of its own: the steps stay on the operation, and an output that they held would
+                # keep the operation, and with it all that the call made, for good.
+                results.append(step.result().detach())
         ctx.mark_non_differentiable(
             *(
                 result

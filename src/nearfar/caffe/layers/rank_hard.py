@@ -98,7 +98,7 @@ class RankHardLoss(nn.Module):
             place, slot = torch.nonzero(columns >= 0, as_tuple=True)
             i, j = anchors[place], columns[place, slot]
             pair = at_pairs(x, x, anchors, anchors + 1, "dot")[place]
-            terms = [(at_pairs(x, x, end, j, "dot") - pair + self.margin).clamp_min(0) for end in (i, i + 1)]
+            terms = [(at_pairs(x, x, end, j, "dot") - pair + self.margin).relu() for end in (i, i + 1)]
         slots = self.neg_num * len(x) // self.pair_size * 2
         value = (terms[0] + terms[1]).sum() / max(1, slots)
         return unweighted(value) if self.parity else value
