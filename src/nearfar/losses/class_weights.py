@@ -7,10 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar.errors import NearfarError
+from nearfar.losses.fixed import keep_fixed
 
 
 class ClassWeights(nn.Module):
-    """Weights of classes, as buffers that move and are saved with the loss.
+    """Weights of classes, which move and are saved with the loss.
 
     Attributes:
         labels: the classes that have a weight, in order.
@@ -23,7 +24,7 @@ class ClassWeights(nn.Module):
 
     def __init__(self, labels: Int[Tensor, " class"], weights: Float[Tensor, " class"], named: bool) -> None:
         super().__init__()
-        self.register_buffer("labels", labels)
+        keep_fixed(self, "labels", labels)
         self.register_buffer("weights", weights)
         self.named = named
 
@@ -64,6 +65,7 @@ class ClassWeights(nn.Module):
         """
         if not isinstance(labels, Tensor) or labels.ndim != 1:
             raise NearfarError("class_weights needs labels that are classes [n].")
+        self.labels = self.labels.to(labels.device)
         place = torch.searchsorted(self.labels, labels).clamp_max(max(0, len(self.labels) - 1))
         known = (
             self.labels[place] == labels if len(self.labels) else torch.zeros_like(labels, dtype=torch.bool)

@@ -158,8 +158,9 @@ class Loss(Arithmetic):
 
     def _value(self, batch: Batch, memory: CrossBatchMemory | None, across: Across | None) -> Tensor:
         """Return the loss of a batch that has been checked."""
-        labels, learning = batch.labels, past.learning(memory, self.training)
-        everywhere = meet(self.name, self.class_labels, labels, self.sample if self.training else 1.0)
+        labels, (learning, again) = batch.labels, past.meets(memory, self.training)
+        class_labels = self.classes_on(batch.embeddings.device)
+        everywhere = meet(self.name, class_labels, labels, self.sample if self.training else 1.0)
         met = everywhere
         if across is not None and self.shard is not None and everywhere is not None:
             met = self.shard.here(everywhere)
@@ -176,6 +177,7 @@ class Loss(Arithmetic):
             batch.ids,
             refusal=no_memory(self.name, self._entry),
             learning=learning,
+            again=again,
             counts=counts,
         )
         by_class = met is not None and not self.weighs_anchors

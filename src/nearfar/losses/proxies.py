@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -144,7 +145,11 @@ def per_vector(pairs: Pairs, total: Float[Tensor, ""]) -> Float[Tensor, ""]:
 
 def normal(std: float) -> Start:
     """Draw every number from a normal distribution."""
-    return lambda classes, centres, dim: std * torch.randn(classes * centres, dim)
+    return partial(_normal, std)
+
+
+def _normal(std: float, classes: int, centres: int, dim: int) -> Tensor:
+    return std * torch.randn(classes * centres, dim)
 
 
 def about_unit(classes: int, centres: int, dim: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from inspect import Signature
 from typing import Any
 
@@ -25,11 +26,21 @@ class Rule:
         """Whether each anchor is mined by itself; a rule that looks ``over="batch"`` needs all of them."""
         return "batch" not in self.settings.values()
 
+    def __reduce__(self) -> tuple[Callable[..., "Rule"], tuple[str, str, dict[str, Any]]]:
+        """Pickle and copy by name: another process registers the rule when it imports its module."""
+        return rule_in, (registry[self.name].__module__, self.name, self.settings)
+
     def __call__(self, pairs: Pairs) -> Pairs:
         return registry[self.name](pairs, **self.settings)
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.settings.items())})"
+
+
+def rule_in(module: str, name: str, settings: dict[str, Any]) -> Rule:
+    """Return a rule with its settings, and import what registers it."""
+    import_module(module)
+    return Rule(name, dict(settings))
 
 
 def register_rule(function: Function) -> Function:
