@@ -18,7 +18,7 @@ LAYERS = [
     ["inputs"],
     ["kept"],
     ["pairs"],
-    ["memory"],
+    ["memory", "unseen"],
     ["mining"],
     ["losses"],
     ["data"],

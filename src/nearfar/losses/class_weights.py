@@ -1,5 +1,6 @@
 """How much each class counts."""
 
+import operator
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from nearfar.errors import NearfarError
 from nearfar.losses.fixed import keep_fixed
+from nearfar.numbers import brief
 
 
 class ClassWeights(nn.Module):
@@ -39,20 +41,23 @@ class ClassWeights(nn.Module):
         """
         try:
             if isinstance(given, Mapping):
-                labels = torch.tensor(sorted(given), dtype=torch.long)
-                weights = torch.tensor([float(given[label]) for label in sorted(given)])
+                named = {operator.index(label): float(weight) for label, weight in given.items()}
+                labels = torch.tensor(sorted(named), dtype=torch.long)
+                weights = torch.tensor([named[label] for label in sorted(named)])
             else:
                 weights = torch.as_tensor(given, dtype=torch.float32).detach().clone().reshape(-1)
                 labels = torch.arange(len(weights)) if class_labels is None else class_labels.clone()
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise NearfarError(
-                f"class_weights must be numbers, by label or one for each class; got {given!r}."
+                f"class_weights must be numbers, by label or one for each class; got {brief(given)}."
             ) from error
         if len(weights) != len(labels):
             raise NearfarError(
                 f"class_weights has {len(weights)} weights but there are {len(labels)} classes; give one for "
                 "each, or name the classes that differ from 1: {label: weight}."
             )
+        if not bool(weights.isfinite().all()):
+            raise NearfarError(f"class_weights must be finite numbers; got {brief(given)}.")
         if not bool((weights >= 0).all()):
             raise NearfarError(f"class_weights must not be negative; got {float(weights.min()):g}.")
         return cls(labels, weights, isinstance(given, Mapping))

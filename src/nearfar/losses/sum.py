@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from math import isnan
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +13,8 @@ from nearfar.losses.creation import create
 from nearfar.losses.module import Loss
 from nearfar.losses.registry import has_proxies
 from nearfar.memory import CrossBatchMemory
+from nearfar.numbers import brief, number
+from nearfar.registered import MOST
 
 
 class Sum(nn.Module):
@@ -46,17 +47,23 @@ class Sum(nn.Module):
             NearfarError: if there is none, one is no loss, or a weight is no number.
         """
         super().__init__()
+        if not isinstance(losses, Mapping):
+            raise NearfarError(f"a sum of losses takes {{name: weight, …}}; got {brief(losses)}.")
         if not losses:
             raise NearfarError("a sum of losses needs one or more: {name: weight, …}.")
         self.weights: dict[str, float] = {}
         self.losses = nn.ModuleDict()
         for given, weight in losses.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or isnan(weight):
-                raise NearfarError(f"the weight of a loss must be a number; got {weight!r}.")
+            share = number(weight)
+            if share is None or abs(share) > MOST:
+                raise NearfarError(
+                    f"the weight of a loss must be a number; got {brief(weight)}. It is to be finite, "
+                    f"and at most {MOST:g}."
+                )
             loss = _loss(given, classes, dim)
             same = sum(other.name == loss.name for other in self._each())
             name = f"{loss.name}_{same + 1}" if same else loss.name
-            self.losses[name], self.weights[name] = loss, float(weight)
+            self.losses[name], self.weights[name] = loss, float(share)
         self.parts: dict[str, Float[Tensor, ""]] = {}
 
     def forward(

@@ -43,8 +43,10 @@ def check_settings(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise NearfarError(f"dtype of a memory must be a floating-point type; got {brief(dtype)}.")
     given, weight = weight, number(weight)
-    if weight is None:
-        raise NearfarError(f"weight of a memory must be a finite number; got {brief(given)}.")
+    if weight is None or abs(weight) > MOST:
+        raise NearfarError(
+            f"weight of a memory must be a finite number of at most {MOST}; got {brief(given)}."
+        )
     if weight < 0 or (weight != 1.0 and combine != "sum"):
         raise NearfarError(
             f'weight must not be negative, and weighs the memory with combine="sum" alone; got {weight} '

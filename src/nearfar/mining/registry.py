@@ -7,8 +7,10 @@ from inspect import Signature
 from typing import Any
 
 from nearfar.errors import NearfarError
+from nearfar.numbers import brief
 from nearfar.pairs import Pairs
 from nearfar.registered import Registry
+from nearfar.unseen import check_settings
 
 Function = Callable[..., Pairs]
 registry: Registry[Function] = Registry("mining rule")
@@ -67,10 +69,10 @@ def create(
         mining = {"name": mining}
     if not isinstance(mining, Mapping):
         raise NearfarError(
-            f"mining takes a rule's name, a mapping with its settings, or a rule; got {mining!r}."
+            f"mining takes a rule's name, a mapping with its settings, or a rule; got {brief(mining)}."
         )
     if "name" not in mining:
-        raise NearfarError(f"mining needs a name, such as {{'name': 'hard'}}; got {dict(mining)!r}.")
+        raise NearfarError(f"mining needs a name, such as {{'name': 'hard'}}; got {brief(dict(mining))}.")
     name = mining["name"]
     own = {
         key: value
@@ -79,6 +81,7 @@ def create(
     }
     given = {key: value for key, value in mining.items() if key != "name"}
     rule = Rule(name, registry.complete(name, {**own, **given}))
+    check_settings(registry[name], "cosine", **rule.settings)
     return None if name == "all" else rule
 
 
