@@ -13,7 +13,7 @@ SOURCE = Path(nearfar.__file__).parent
 
 # Lower layers first. A module may import from its own layer and from those below it.
 LAYERS = [
-    ["errors", "files", "numbers", "toml", "registered", "distributed"],
+    ["errors", "files", "missing", "numbers", "toml", "registered", "distributed"],
     ["similarity"],
     ["inputs"],
     ["kept"],

@@ -9,8 +9,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.evaluate.labelled import with_label
 from nearfar.evaluate.rows import as_rows
 from nearfar.evaluate.sides import Array, as_integers
+from nearfar.missing import warn_of_missing
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def clustering(
     n_clusters: int | None = None,
     iterations: int = 100,
     seed: int = 0,
+    unlabelled: int | None = None,
 ) -> Clustering:
     """Cluster unit-length embeddings by k-means and compare the clusters with the classes.
 
@@ -101,12 +104,16 @@ def clustering(
         n_clusters: as many as there are classes when left out.
         iterations: updates at most.
         seed: of the k-means++ start. Results move by about a point from seed to seed.
+        unlabelled: the label of rows that have none, such as -1: they are left out.
 
     Returns:
         Agreement and clusters.
     """
+    if unlabelled is not None:
+        labels, embeddings = with_label(unlabelled, labels, embeddings)
     rows = as_rows(embeddings, "embeddings").astype(np.float64)
     label = as_integers(labels, "labels", len(rows))
+    warn_of_missing(label, "are one class", "evaluate.clustering")
     count = len(np.unique(label)) if n_clusters is None else n_clusters
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)

@@ -16,6 +16,7 @@ from nearfar.evaluate.comparison import (
 )
 from nearfar.evaluate.evaluation import NoRelevant, Options, evaluate
 from nearfar.evaluate.intervals import Average, Resample
+from nearfar.evaluate.labelled import with_label
 from nearfar.evaluate.metrics import Ties
 from nearfar.evaluate.result import RetrievalResult
 from nearfar.evaluate.rows import as_rows
@@ -48,6 +49,7 @@ def retrieval(
     tile: int | None = None,
     workers: int | None = None,
     across_ranks: bool = False,
+    unlabelled: int | None = None,
 ) -> RetrievalResult:
     """Rank the gallery for each query by exact scores and measure how well relevant images are found.
 
@@ -85,6 +87,7 @@ def retrieval(
         workers: threads; as many as torch uses when left out.
         across_ranks: divide the queries among the ranks, each of which gives the same arguments; all get the
             result of one process, to the last bit.
+        unlabelled: the label of images that have none, such as -1: they are neither queries nor found.
 
     Returns:
         The metrics; definitions are in ``nearfar.evaluate.metrics``.
@@ -95,6 +98,25 @@ def retrieval(
     Reference:
         Musgrave et al., ECCV 2020 (MAP@R). https://arxiv.org/abs/2003.08505
     """
+    if unlabelled is not None:
+        if relevant is not None or junk is not None:
+            raise NearfarError(
+                "relevant and junk say which rows count, by their place; call without unlabelled, or "
+                "without them."
+            )
+        labels, embeddings, ids, cameras, sequences = with_label(
+            unlabelled, labels, embeddings, ids, cameras, sequences
+        )
+        if gallery is not None:
+            gallery_labels, gallery, gallery_ids, gallery_cameras, gallery_sequences = with_label(
+                unlabelled,
+                gallery_labels,
+                gallery,
+                gallery_ids,
+                gallery_cameras,
+                gallery_sequences,
+                name="gallery_labels",
+            )
     queries = as_rows(embeddings, "embeddings")
     alone = gallery is None
     gallery_rows = queries if gallery is None else as_rows(gallery, "gallery")

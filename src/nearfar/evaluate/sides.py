@@ -17,6 +17,7 @@ from nearfar.evaluate.protocol import (
     SharedLabels,
     paired_codes,
 )
+from nearfar.missing import warn_of_missing
 
 Array = Tensor | np.ndarray | Sequence[int]
 Both = tuple[Array | None, Array | None]
@@ -75,6 +76,8 @@ def build_sides(
     if camera is not None and (label is None or label[1] is None or label[0].ndim > 1):
         raise NearfarError("the camera protocol needs one integer label for each query and gallery image.")
 
+    if label is not None and camera is None and relevant is None:
+        warn_of_missing(label[0], "are relevant to each other", "evaluate.retrieval", stacklevel=4)
     whole_rows = junk is not None and np.ndim(junk) == 1
     kept = _kept(
         n_gallery,
@@ -166,6 +169,11 @@ def as_integers(values: Array, name: str, rows: int, *, multi: bool = False) -> 
     if array.ndim == 0 or len(array) != rows:
         raise NearfarError(
             f"{name} has {array.size} rows but there are {rows} images; give one for each image."
+        )
+    if array.ndim == 2 and multi and array.shape[1] == 1:
+        raise NearfarError(
+            f"{name} has shape {list(array.shape)}, and one tag tells no two kinds apart; give one integer "
+            f"for each image, {name}.flatten(), or two tags or more."
         )
     if array.ndim == 2 and multi:
         if array.dtype.kind not in "biu" or array.min() < 0 or array.max() > 1:

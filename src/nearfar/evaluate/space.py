@@ -9,8 +9,10 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.evaluate.labelled import with_label
 from nearfar.evaluate.rows import as_rows
 from nearfar.evaluate.sides import Array, as_integers
+from nearfar.missing import warn_of_missing
 
 _BLOCK = 2**22
 
@@ -48,12 +50,13 @@ class Space:
         return asdict(self) | {"singular_values": self.singular_values.tolist()}
 
 
-def space(embeddings: Tensor | np.ndarray, labels: Array) -> Space:
+def space(embeddings: Tensor | np.ndarray, labels: Array, *, unlabelled: int | None = None) -> Space:
     """Measure an embedding space in blocks of rows; cost grows with n², memory does not.
 
     Args:
         embeddings: [n, dim]; brought to unit length where the measure asks for it.
         labels: class of each row, integers.
+        unlabelled: the label of rows that have none, such as -1: they are left out.
 
     Returns:
         All measures.
@@ -61,6 +64,8 @@ def space(embeddings: Tensor | np.ndarray, labels: Array) -> Space:
     Raises:
         NearfarError: if there is only one class, or no class has two images.
     """
+    if unlabelled is not None:
+        labels, embeddings = with_label(unlabelled, labels, embeddings)
     rows, label = _unit(embeddings), _labels(labels, len(embeddings))
     if label.max() == 0:
         raise NearfarError("all rows have the same label; measures of the space need two classes or more.")
@@ -199,4 +204,6 @@ def _unit(embeddings: Tensor | np.ndarray) -> Float64[np.ndarray, "n dim"]:
 
 
 def _labels(labels: Array, n: int) -> Int64[np.ndarray, " n"]:
-    return np.unique(as_integers(labels, "labels", n), return_inverse=True)[1].astype(np.int64)
+    label = as_integers(labels, "labels", n)
+    warn_of_missing(label, "are one class", "evaluate.space", stacklevel=4)
+    return np.unique(label, return_inverse=True)[1].astype(np.int64)

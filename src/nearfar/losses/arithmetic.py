@@ -29,6 +29,9 @@ from nearfar.similarity.class_ranks import Apart
 MOST_POSITIVES = 2**22
 """Positive pairs that are listed at once; batches with more are taken some anchors at a time."""
 
+LOOKS = 16
+"""Batches on a device other than the CPU in which labels that say "missing" are looked for."""
+
 
 class Arithmetic(nn.Module):
     """The settings of a loss, and its arithmetic; see ``Loss``."""
@@ -52,6 +55,7 @@ class Arithmetic(nn.Module):
         class_weights: ClassWeights | None = None,
         tilt: float = 1.0,
         shard: Shard | None = None,
+        unlabelled: int | None = None,
     ) -> None:
         super().__init__()
         self.shard = shard
@@ -75,7 +79,8 @@ class Arithmetic(nn.Module):
         self._entry = registry[name]
         for key, start in self._entry.running.items():
             self.register_buffer(f"running_{key}", torch.tensor(start))
-        self._warned, self._listed = False, 1
+        self.unlabelled = unlabelled
+        self._warned, self._listed, self._looks = False, 1, LOOKS
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle without the last batch, which belongs to no copy."""

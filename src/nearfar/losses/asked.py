@@ -80,8 +80,23 @@ def read_dim(dim: Any) -> int:
     return found
 
 
-def read_classes(name: str, classes: int | Sequence[int] | Tensor) -> Tensor:
+def read_mark(unlabelled: Any) -> int:
+    """Return the label that stands for none.
+
+    Raises:
+        NearfarError: if it is no label.
+    """
+    found = whole_number(unlabelled)
+    if found is None or not -(2**63) <= found < 2**63:
+        raise NearfarError(f"unlabelled must be a label, a whole number such as -1; got {brief(unlabelled)}.")
+    return found
+
+
+def read_classes(name: str, classes: int | Sequence[int] | Tensor, unlabelled: int | None = None) -> Tensor:
     """Return labels, each once and in order, from those of the training set or from their count.
+
+    Args:
+        unlabelled: the one that stands for none.
 
     Raises:
         NearfarError: if they are no whole numbers, or fewer than two.
@@ -94,6 +109,8 @@ def read_classes(name: str, classes: int | Sequence[int] | Tensor) -> Tensor:
         raise NearfarError(
             f"classes of {name} must be labels (whole numbers) or their count; got {brief(classes)}."
         )
+    if unlabelled is not None and count is None:
+        labels = labels[labels != unlabelled]
     if len(labels) < 2:
         raise NearfarError(f"{name} needs two classes or more; got {len(labels)}.")
     return labels.long()

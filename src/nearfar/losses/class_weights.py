@@ -70,7 +70,7 @@ class ClassWeights(nn.Module):
         """
         if not isinstance(labels, Tensor) or labels.ndim != 1:
             raise NearfarError("class_weights needs labels that are classes [n].")
-        self.labels = self.labels.to(labels.device)
+        labels, self.labels = labels.long(), self.labels.to(labels.device)
         place = torch.searchsorted(self.labels, labels).clamp_max(max(0, len(self.labels) - 1))
         known = (
             self.labels[place] == labels if len(self.labels) else torch.zeros_like(labels, dtype=torch.bool)

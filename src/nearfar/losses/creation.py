@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.asked import check_words, read_classes, read_dim, read_share, read_tilt
+from nearfar.losses.asked import check_words, read_classes, read_dim, read_mark, read_share, read_tilt
 from nearfar.losses.class_weights import ClassWeights
 from nearfar.losses.module import Loss
 from nearfar.losses.one_number import learnable
@@ -39,6 +39,7 @@ def create(
     class_weights: Mapping[int, float] | Sequence[float] | Float[Tensor, " class"] | None = None,
     tilt: float = 1.0,
     sharded: bool = False,
+    unlabelled: int | None = None,
     **settings: Any,
 ) -> Loss:
     """Create a loss by name.
@@ -69,6 +70,8 @@ def create(
             a run of the classes (PartialFC across ranks). The value and all gradients are those of one
             process. Every rank must create, save and load it; no wrapper may average its proxies (see
             ``keep_shards`` and docs/scale.md). In one process it changes nothing.
+        unlabelled: the label of rows that have none, such as the -1 of many data sets: they are left out, as
+            anchors and as candidates (0 with ``reduction="none"``). None takes it as a class like others.
         **settings: the loss's own hyper-parameters; see ``nearfar.losses.describe(name)``.
 
     Raises:
@@ -81,7 +84,8 @@ def create(
     rule = create_rule(mining, shared=complete)
     if classes is not None and not (entry.proxies or entry.per_class):
         raise NearfarError(f"{name} learns nothing for each class; create it without classes=….")
-    class_labels = None if classes is None else read_classes(name, classes)
+    unlabelled = None if unlabelled is None else read_mark(unlabelled)
+    class_labels = None if classes is None else read_classes(name, classes, unlabelled)
     chosen = (entry.reduction if rule is None else entry.mined) if reduction is None else reduction
     tilt, sample = read_tilt(tilt, chosen), read_share(sample)
     if entry.proxies is not None:
@@ -124,6 +128,7 @@ def create(
         class_weights=None if class_weights is None else ClassWeights.of(class_weights, class_labels),
         tilt=tilt,
         shard=shard,
+        unlabelled=unlabelled,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from nearfar.errors import DataError
+from nearfar.numbers import brief, whole_number
 
 log = logging.getLogger("nearfar")
 
@@ -18,13 +19,13 @@ class Members:
     Classes are counted from 0 here, in the order of their labels.
 
     Args:
-        labels: class of each image.
+        labels: class of each image; those that are masked are left out.
         classes_per_batch: P, at most the number of classes.
         images_per_class: K, at least 2.
 
     Attributes:
         names: the label of each class.
-        label: the class of each image.
+        label: the class of each image; -1 for those that are masked, which no batch holds.
         sizes: how many images each class has.
         images: the images of each class, in the order of the set.
         hands: how many hands of K images it takes to show each class whole.
@@ -36,14 +37,20 @@ class Members:
     def __init__(
         self, labels: Int64[Any, " image"] | Sequence[int], classes_per_batch: int, images_per_class: int
     ) -> None:
+        classes_per_batch = as_count("classes_per_batch", classes_per_batch)
+        images_per_class = as_count("images_per_class", images_per_class)
         self.classes_per_batch, self.images_per_class = classes_per_batch, images_per_class
         if images_per_class < 2:
             raise DataError(
                 f"images_per_class = {images_per_class} gives no positive pair; "
                 "set batch.images_per_class to 2 or more."
             )
-        self.names, self.label = np.unique(np.asarray(labels), return_inverse=True)
-        self.sizes = np.bincount(self.label)
+        given = read_labels(labels)
+        there = np.flatnonzero(~np.ma.getmaskarray(given))
+        self.names, of_these = np.unique(np.ma.getdata(given)[there], return_inverse=True)
+        self.label = np.full(len(given), -1)
+        self.label[there] = of_these
+        self.sizes = np.bincount(of_these)
         if len(self.sizes) < 2:
             raise DataError(
                 f"there is {len(self.sizes)} training class; training needs two or more, and a data set that "
@@ -54,7 +61,7 @@ class Members:
                 f"classes_per_batch = {classes_per_batch} but there are {len(self.sizes)} training classes; "
                 f"set batch.classes_per_batch between 2 and {len(self.sizes)}."
             )
-        self.images = np.split(np.argsort(self.label, kind="stable"), np.cumsum(self.sizes)[:-1])
+        self.images = np.split(there[np.argsort(of_these, kind="stable")], np.cumsum(self.sizes)[:-1])
         self.hands = -(-self.sizes // images_per_class)
         small = int((self.sizes < images_per_class).sum())
         if small:
@@ -72,7 +79,7 @@ class Members:
     @property
     def batches(self) -> int:
         """How many batches show as many images as there are."""
-        return -(-len(self.label) // (self.classes_per_batch * self.images_per_class))
+        return -(-int(self.sizes.sum()) // (self.classes_per_batch * self.images_per_class))
 
     def deal(
         self, chosen: Int64[np.ndarray, "step place"], random: np.random.Generator
@@ -85,6 +92,33 @@ class Members:
         for images, places in zip(self.images, np.split(by_class, np.cumsum(turns)[:-1]), strict=True):
             flat[places] = deal_images(images, self.images_per_class, len(places), random)
         return rows.reshape(len(chosen), -1)
+
+
+def read_labels(labels: Any) -> np.ndarray:
+    """Return one label for each image.
+
+    Raises:
+        DataError: if they are no list of labels.
+    """
+    given = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asanyarray(labels)
+    if given.ndim != 1:
+        raise DataError(
+            f"labels has shape {list(given.shape)}; a sampler takes one label for each image, [n]"
+            f"{', such as labels.flatten()' if given.size == len(given) and given.ndim else ''}."
+        )
+    return given
+
+
+def as_count(name: str, value: Any) -> int:
+    """Return a whole number of numpy, torch or Python as Python's.
+
+    Raises:
+        DataError: if it is none.
+    """
+    found = whole_number(value)
+    if found is None:
+        raise DataError(f"{name} must be a whole number; got {brief(value)}.")
+    return found
 
 
 def deal_images(
