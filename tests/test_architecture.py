@@ -13,6 +13,7 @@ SOURCE = Path(nearfar.__file__).parent
 
 # Lower layers first. A module may import from its own layer and from those below it.
 LAYERS = [
+    ["elsewhere"],
     ["errors", "files", "missing", "numbers", "toml", "registered", "distributed"],
     ["similarity"],
     ["inputs"],
@@ -86,6 +87,7 @@ def test_public_names():
     assert nearfar.__all__ == [
         "CrossBatchMemory",
         "Embedder",
+        "NearfarError",
         "Pairs",
         "Relevance",
         "data",
