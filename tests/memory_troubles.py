@@ -1,6 +1,5 @@
 """What several ranks do with a memory that is sharded; for tests/test_memory_ranks.py."""
 
-import copy
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -77,13 +76,13 @@ def steps(memory: nearfar.CrossBatchMemory, first: int, stop: int) -> dict[str, 
 
 
 def state(memory: nearfar.CrossBatchMemory) -> dict[str, Any]:
-    return copy.deepcopy(memory.state_dict()["_extra_state"])
+    return memory.state_dict()
 
 
 def file_of(found: dict[str, Any]) -> io.BytesIO:
     """A checkpoint as rank 0 writes it."""
     file = io.BytesIO()
-    torch.save({"_extra_state": found}, file)
+    torch.save(found, file)
     file.seek(0)
     return file
 
@@ -122,7 +121,7 @@ def moved(_: int) -> dict[str, Any]:
     whole = nearfar.CrossBatchMemory(51)
     whole.load_state_dict(torch.load(file_of(state(resumed)), weights_only=True))
     again = nearfar.CrossBatchMemory(51, sharded=True)
-    again.load_state_dict({"_extra_state": state(resumed)})
+    again.load_state_dict(state(resumed))
     return {
         "saved": state(resumed),
         "sharded": steps(resumed, 4, STEPS),

@@ -232,7 +232,7 @@ def memory_contents(rank: int) -> dict[str, Any]:
     for step in range(3):
         x, labels = rows(rank + 10 * step, n=3 + rank)
         loss(x.requires_grad_(), labels, memory=memory)
-    state = memory.state_dict()["_extra_state"]
+    state = memory.state_dict()
     return {key: state[key] for key in ("embeddings", "labels", "added", "step")}
 
 

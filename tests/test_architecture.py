@@ -13,12 +13,13 @@ SOURCE = Path(nearfar.__file__).parent
 
 # Lower layers first. A module may import from its own layer and from those below it.
 LAYERS = [
-    ["errors", "files", "checksum", "printable", "toml", "registered", "distributed"],
+    ["elsewhere"],
+    ["errors", "files", "checksum", "missing", "numbers", "printable", "toml", "registered", "distributed"],
     ["similarity"],
     ["inputs"],
     ["kept"],
     ["pairs"],
-    ["memory"],
+    ["memory", "unseen"],
     ["mining"],
     ["losses"],
     ["data"],
@@ -86,6 +87,7 @@ def test_public_names():
     assert nearfar.__all__ == [
         "CrossBatchMemory",
         "Embedder",
+        "NearfarError",
         "Pairs",
         "Relevance",
         "data",

@@ -184,7 +184,7 @@ def test_every_rank_remembers_what_one_process_would(troubles):
         parts = [rank_troubles.rows(rank + 10 * step, n=3 + rank) for rank in range(len(troubles))]
         x, labels = torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts])
         loss(x.requires_grad_(), labels, memory=memory)
-    state = memory.state_dict()["_extra_state"]
+    state = memory.state_dict()
     for rank in troubles:
         for key, value in rank["memory_contents"].items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(state[key])), key

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearfar import data, evaluate, losses, mining, models, offline, report, train
+    from nearfar.errors import NearfarError
     from nearfar.memory import CrossBatchMemory
     from nearfar.models import Embedder, load
     from nearfar.pairs import Pairs
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CrossBatchMemory",
     "Embedder",
+    "NearfarError",
     "Pairs",
     "Relevance",
     "data",
@@ -38,6 +40,7 @@ __all__ = [
 _homes = {
     "CrossBatchMemory": "nearfar.memory",
     "Embedder": "nearfar.models",
+    "NearfarError": "nearfar.errors",
     "load": "nearfar.models",
     "Pairs": "nearfar.pairs",
     "Relevance": "nearfar.similarity",

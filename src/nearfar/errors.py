@@ -16,6 +16,11 @@ import importlib
 from difflib import get_close_matches
 from types import ModuleType
 
+from nearfar.elsewhere import ELSEWHERE, plain
+
+LONGEST = 100
+"""Characters of a word that is looked up."""
+
 
 class NearfarError(ValueError):
     """Input that nearfar cannot use."""
@@ -72,6 +77,17 @@ def shortened(value: object, most: int = 100) -> str:
 
 
 def suggest(word: object, known: list[str]) -> str:
-    """Return " Did you mean '…'?" for the known word nearest to ``word``, or "" when none is near."""
-    close = get_close_matches(str(word), known, n=1)
+    """Return " Did you mean '…'?" for the known word nearest to ``word``, or "" when none is near.
+
+    One that is written otherwise, or that others use for the same thing, comes before one that looks alike.
+    """
+    text = str(word)[:LONGEST]
+    close = [name for name in known if plain(name) == plain(text)] or [
+        name for name in known if name == ELSEWHERE.get(plain(text))
+    ]
+    if not close:
+        near = {plain(name): name for name in known}
+        close = get_close_matches(text, known, n=1) or [
+            near[one] for one in get_close_matches(plain(text), list(near), n=1)
+        ]
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -10,6 +10,7 @@ from nearfar.errors import NearfarError
 from nearfar.similarity.labels import Kinship, Listed, Relevance, SameClass, SharedTag
 from nearfar.similarity.relation import Relation
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Labels = Int[Tensor, " n"] | Int[Tensor, "n tag"] | Relevance
 
 
@@ -19,7 +20,50 @@ def check_embeddings(x: Any, name: str) -> int:
         raise NearfarError(f"{name} must be a torch tensor; got {type(x).__name__}.")
     if x.ndim != 2 or not x.is_floating_point():
         raise NearfarError(f"{name} must be floating point of shape [n, dim]; got {shown(x)}.")
+    if x.layout != torch.strided or x.dtype not in FLOATS:
+        raise NearfarError(
+            f"{name} must be dense, of float16, bfloat16, float32 or float64; got {shown(x)}, {x.layout}."
+        )
     return len(x)
+
+
+def check_same_dim(x: Tensor, y: Tensor) -> None:
+    """Refuse candidates of another dimension than the embeddings."""
+    if x.shape[1] != y.shape[1]:
+        raise NearfarError(
+            f"embeddings have {x.shape[1]} dimensions but candidates have {y.shape[1]}; compare what one "
+            "model made."
+        )
+
+
+def check_device(given: Any, name: str, device: torch.device) -> None:
+    """Refuse what lies on another device than the embeddings."""
+    if isinstance(given, Tensor) and given.device != device:
+        raise NearfarError(
+            f"{name} is on {given.device} but embeddings are on {device}; move it there, with "
+            f"{name}.to({str(device)!r})."
+        )
+
+
+def check_labels(labels: Any, count: int, name: str, items: str) -> None:
+    """Refuse anything but ``count`` whole numbers [n] or tags [n, tag]; values are looked at elsewhere."""
+    if not isinstance(labels, Tensor):
+        raise NearfarError(f"{name} must be a torch tensor; got {type(labels).__name__}.")
+    if labels.ndim == 2:
+        if labels.shape[1] == 1:
+            raise NearfarError(
+                f"{name} has shape {list(labels.shape)}, and one tag tells no two kinds apart; give classes "
+                f"[n], as {name}.flatten(), or two tags or more."
+            )
+        if labels.is_complex():
+            raise NearfarError(f"{name} of shape [n, tag] must hold only 0 and 1; got {shown(labels)}.")
+    else:
+        check_whole_numbers(labels, len(labels) if labels.ndim else 0, name)
+    if len(labels) != count:
+        raise NearfarError(
+            f"{name} has {len(labels)} rows but {items} has {count}; "
+            f"give one label for each {items.removesuffix('s')}."
+        )
 
 
 def relate(
@@ -80,26 +124,17 @@ def kinship(
 
 def _checked(labels: Any, count: int, name: str, items: str) -> Tensor:
     """Return classes as int64 [n], or tags as bool [n, tag]."""
-    if not isinstance(labels, Tensor):
-        raise NearfarError(f"{name} must be a torch tensor; got {type(labels).__name__}.")
-    if labels.ndim == 2:
-        if not ((labels == 0) | (labels == 1)).all():
-            raise NearfarError(f"{name} of shape [n, tag] must hold only 0 and 1; got {shown(labels)}.")
-        checked = labels.bool().contiguous()
-    else:
-        check_whole_numbers(labels, len(labels) if labels.ndim else 0, name)
-        checked = labels.long().contiguous()
-    if len(checked) != count:
-        raise NearfarError(
-            f"{name} has {len(checked)} rows but {items} has {count}; "
-            f"give one label for each {items.removesuffix('s')}."
-        )
-    return checked
+    check_labels(labels, count, name, items)
+    if labels.ndim == 1:
+        return labels.long().contiguous()
+    if not ((labels == 0) | (labels == 1)).all():
+        raise NearfarError(f"{name} of shape [n, tag] must hold only 0 and 1; got {shown(labels)}.")
+    return labels.bool().contiguous()
 
 
 def _listed(relevance: Relevance, count: int, candidate_count: int, both_ways: bool) -> Listed:
     pairs = relevance.pairs
-    if not isinstance(pairs, Tensor) or pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
+    if not isinstance(pairs, Tensor) or pairs.ndim != 2 or pairs.shape[1] != 2 or not _whole(pairs):
         got = shown(pairs) if isinstance(pairs, Tensor) else type(pairs).__name__
         raise NearfarError(f"Relevance takes whole numbers of shape [k, 2], (anchor, candidate); got {got}.")
     limits = pairs.new_tensor([count, candidate_count])
@@ -116,10 +151,14 @@ def check_whole_numbers(values: Any, count: int, name: str) -> None:
     """Refuse anything but ``count`` whole numbers."""
     if not isinstance(values, Tensor):
         raise NearfarError(f"{name} must be a torch tensor; got {type(values).__name__}.")
-    if values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
+    if values.ndim != 1 or not _whole(values):
         raise NearfarError(f"{name} must be whole numbers of shape [n]; got {shown(values)}.")
     if len(values) != count:
         raise NearfarError(f"{name} has {len(values)} rows but there are {count}; give one for each.")
+
+
+def _whole(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
 
 
 def check_ids(ids: Any, count: int, candidate_ids: Any, candidate_count: int) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError, suggest
-from nearfar.inputs import Labels, check_embeddings, relate
+from nearfar.inputs import Labels, check_embeddings, check_same_dim, relate
 from nearfar.kept import Against, Chosen, Positives
 from nearfar.similarity import (
     ArgMax,
@@ -96,6 +96,7 @@ class Pairs:
         """
         n = check_embeddings(anchors, "anchors")
         m = check_embeddings(candidates, "candidates")
+        check_same_dim(anchors, candidates)
         relation = relate(n, labels, m, candidate_labels, own=own, ids=ids, candidate_ids=candidate_ids)
         return cls.of(anchors, candidates, relation, similarity, backend)
 

@@ -170,7 +170,7 @@ def test_numbers_of_any_kind_and_a_state_that_loads(name: str, tmp_path: Path) -
         (
             torch.arange(8)[:, None] // 4,
             2,
-            r"labels have the shape \[8, 1\]; a sampler takes one label for each",
+            r"labels has shape \[8, 1\]; a sampler takes one label for each",
         ),
         (np.float32(3), 2, r"labels have the shape \[\]"),
         ([0.0, 0.0, 1.5, 1.5], 2, "labels are float64 and not all whole"),

@@ -1,7 +1,6 @@
 """dL/dS of every pair with batch and memory, against loops over a matrix and against the gradient of the loss."""
 
 from collections.abc import Callable
-from copy import deepcopy
 
 import pytest
 import torch
@@ -218,13 +217,13 @@ def test_fewer_anchors_where_rows_of_positive_pairs_would_be_too_many(
 def test_looking_changes_nothing() -> None:
     loss = nearfar.losses.create("margin", mining="distance_weighted")
     x, labels, ids, memory = problem()
-    before, state = torch.get_rng_state(), deepcopy(memory.get_extra_state())
+    before, state = torch.get_rng_state(), memory.state_dict()
     x.requires_grad_()
     active_pairs(loss, memory, x, labels, ids, step=3)
     assert torch.equal(torch.get_rng_state(), before)
     assert x.grad is None
     assert loss.last is None
-    after = memory.get_extra_state()
+    after = memory.state_dict()
     assert all(torch.equal(v, after[k]) if isinstance(v, Tensor) else v == after[k] for k, v in state.items())
 
 

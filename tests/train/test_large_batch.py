@@ -89,7 +89,7 @@ def steps(
         images, labels, ids = batch(step, dtype)
         more = {"memory": memory, "ids": ids} if size else {}
         values.append(how(model, loss, images, labels, chunk, **more))
-    kept = memory.state_dict()["_extra_state"] if memory else {}
+    kept = memory.state_dict() if memory else {}
     return values, gradients(model, loss), kept, torch.rand(3)
 
 

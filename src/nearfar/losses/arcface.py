@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.losses.angles import own_angle, turned
+from nearfar.losses.limits import check_positive
 from nearfar.losses.proxies import Proxies, normal
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
@@ -56,8 +57,7 @@ def check_angular(margin: float, temperature: float) -> None:
     """Refuse settings out of range."""
     if not 0 <= margin < math.pi:
         raise NearfarError(f"margin is an angle in radians, at least 0 and less than π; got {margin}.")
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
 
 
 def widened(pairs: Pairs, margin: float, beyond: Beyond) -> Float[Tensor, " anchor"]:

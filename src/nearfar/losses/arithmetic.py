@@ -13,6 +13,7 @@ from nearfar.losses.chunks import by_chunks
 from nearfar.losses.class_weights import ClassWeights
 from nearfar.losses.classes import Met
 from nearfar.losses.comparison import among_own, compare
+from nearfar.losses.fixed import keep_fixed
 from nearfar.losses.one_number import as_number, load_scalars
 from nearfar.losses.proxies import against_classes
 from nearfar.losses.registry import registry
@@ -28,6 +29,9 @@ from nearfar.similarity.stable import taken
 
 MOST_POSITIVES = 2**22
 """Positive pairs that are listed at once; batches with more are taken some anchors at a time."""
+
+LOOKS = 16
+"""Batches on a device other than the CPU in which labels that say "missing" are looked for."""
 
 
 class Arithmetic(nn.Module):
@@ -52,6 +56,7 @@ class Arithmetic(nn.Module):
         class_weights: ClassWeights | None = None,
         tilt: float = 1.0,
         shard: Shard | None = None,
+        unlabelled: int | None = None,
     ) -> None:
         super().__init__()
         self.shard = shard
@@ -61,7 +66,7 @@ class Arithmetic(nn.Module):
         self.proxies = None if proxies is None else nn.Parameter(proxies)
         self.learned: nn.ParameterDict | dict[str, Tensor] = nn.ParameterDict(learned) if learned else {}
         self.register_load_state_dict_pre_hook(load_scalars)
-        self.register_buffer("class_labels", class_labels)
+        keep_fixed(self, "class_labels", class_labels)
         self.class_weights = class_weights
         self.sample, self.tilt = sample, tilt
         self.name = name
@@ -75,7 +80,18 @@ class Arithmetic(nn.Module):
         self._entry = registry[name]
         for key, start in self._entry.running.items():
             self.register_buffer(f"running_{key}", torch.tensor(start))
-        self._warned, self._listed = False, 1
+        self.unlabelled = unlabelled
+        self._warned, self._listed, self._looks = False, 1, LOOKS
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle without the last batch, which belongs to no copy."""
+        return {**self.__dict__, "last": None}
+
+    def classes_on(self, device: torch.device) -> Tensor | None:
+        """Return the labels of the classes, where a batch is; None where it was created for none."""
+        if self.class_labels is not None:
+            self.class_labels = self.class_labels.to(device)
+        return self.class_labels
 
     def _parts(
         self,

@@ -1,7 +1,8 @@
 """What a loss is called with, by one rank or, put together, by all of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,3 +20,36 @@ class Batch:
     weights: Float[Tensor, " n"] | None = None
     ids: Int[Tensor, " n"] | None = None
     candidate_ids: Int[Tensor, " m"] | None = None
+
+    def labelled(self, unlabelled: int) -> "tuple[Batch, Int[Tensor, ' kept'] | None]":
+        """Return the batch without the rows of one label, and which anchors are left; None for all.
+
+        What does not fit together is left as it is, to be refused as it was given.
+        """
+        x, y = self.embeddings, self.candidates
+        kept = _others(x, self.labels, (self.weights, self.ids), unlabelled)
+        kept_candidates = (
+            None if y is None else _others(y, self.candidate_labels, (self.candidate_ids,), unlabelled)
+        )
+        fewer = self
+        if kept is not None:
+            names = ("embeddings", "labels", "weights", "ids")
+            fewer = replace(fewer, **{name: _taken(getattr(self, name), kept) for name in names})
+        if kept_candidates is not None:
+            names = ("candidates", "candidate_labels", "candidate_ids")
+            fewer = replace(fewer, **{name: _taken(getattr(self, name), kept_candidates) for name in names})
+        return fewer, kept
+
+
+def _others(
+    rows: Tensor, labels: Labels | None, more: tuple[Tensor | None, ...], unlabelled: int
+) -> Int[Tensor, " kept"] | None:
+    of_rows = (rows, labels, *(x for x in more if x is not None))
+    fits = isinstance(labels, Tensor) and labels.ndim == 1 and not labels.is_floating_point()
+    if not fits or any(not isinstance(x, Tensor) or not x.ndim or len(x) != len(labels) for x in of_rows):
+        return None
+    return torch.nonzero(labels != unlabelled).squeeze(1)
+
+
+def _taken(x: Tensor | None, kept: Tensor) -> Tensor | None:
+    return None if x is None else x.index_select(0, kept.to(x.device))

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SoftplusSum, softplus
@@ -44,8 +45,7 @@ def binomial_deviance(
     Reference:
         Yi et al., ICPR 2014. https://arxiv.org/abs/1407.4979
     """
-    if alpha <= 0 or beta <= 0:
-        raise NearfarError(f"alpha and beta must be positive; got alpha={alpha}, beta={beta}.")
+    check_positive(alpha=alpha, beta=beta)
     if positive_weight < 0 or negative_weight < 0:
         raise NearfarError(
             f"weights must not be negative; got positive_weight={positive_weight}, "

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
@@ -25,7 +26,7 @@ def circle(
     value: s_in is driven to -m rather than to 0, and s_ip to 1 + m rather than to 1.
 
     Args:
-        margin: m, in similarity. The paper has 0.25 for faces and persons, 0.4 for retrieval.
+        margin: m (> -1), in similarity. The paper has 0.25 for faces and persons, 0.4 for retrieval.
         temperature: τ (> 0), 1/γ of the paper: γ = 256 for faces, 128 for persons, 80 for retrieval.
         frozen: take the weights as constants for the gradient, as the paper does. Same value.
 
@@ -38,8 +39,9 @@ def circle(
     Reference:
         Sun et al., CVPR 2020, section 3. https://arxiv.org/abs/2002.10857
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
+    if margin <= -1:
+        raise NearfarError(f"margin must be above -1; got {margin}.")
     (push,) = pairs.stream(LogSumExp(scale=1 / temperature, shift=margin, floor=-margin, frozen=frozen))
     s = pairs.positives.similarity
     weight = (1 + margin - s).relu()

@@ -1,5 +1,6 @@
 """How much each class counts."""
 
+import operator
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -7,10 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nearfar.errors import NearfarError
+from nearfar.losses.fixed import keep_fixed
+from nearfar.numbers import brief
 
 
 class ClassWeights(nn.Module):
-    """Weights of classes, as buffers that move and are saved with the loss.
+    """Weights of classes, which move and are saved with the loss.
 
     Attributes:
         labels: the classes that have a weight, in order.
@@ -23,7 +26,7 @@ class ClassWeights(nn.Module):
 
     def __init__(self, labels: Int[Tensor, " class"], weights: Float[Tensor, " class"], named: bool) -> None:
         super().__init__()
-        self.register_buffer("labels", labels)
+        keep_fixed(self, "labels", labels)
         self.register_buffer("weights", weights)
         self.named = named
 
@@ -38,20 +41,23 @@ class ClassWeights(nn.Module):
         """
         try:
             if isinstance(given, Mapping):
-                labels = torch.tensor(sorted(given), dtype=torch.long)
-                weights = torch.tensor([float(given[label]) for label in sorted(given)])
+                named = {operator.index(label): float(weight) for label, weight in given.items()}
+                labels = torch.tensor(sorted(named), dtype=torch.long)
+                weights = torch.tensor([named[label] for label in sorted(named)])
             else:
                 weights = torch.as_tensor(given, dtype=torch.float32).detach().clone().reshape(-1)
                 labels = torch.arange(len(weights)) if class_labels is None else class_labels.clone()
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise NearfarError(
-                f"class_weights must be numbers, by label or one for each class; got {given!r}."
+                f"class_weights must be numbers, by label or one for each class; got {brief(given)}."
             ) from error
         if len(weights) != len(labels):
             raise NearfarError(
                 f"class_weights has {len(weights)} weights but there are {len(labels)} classes; give one for "
                 "each, or name the classes that differ from 1: {label: weight}."
             )
+        if not bool(weights.isfinite().all()):
+            raise NearfarError(f"class_weights must be finite numbers; got {brief(given)}.")
         if not bool((weights >= 0).all()):
             raise NearfarError(f"class_weights must not be negative; got {float(weights.min()):g}.")
         return cls(labels, weights, isinstance(given, Mapping))
@@ -64,6 +70,7 @@ class ClassWeights(nn.Module):
         """
         if not isinstance(labels, Tensor) or labels.ndim != 1:
             raise NearfarError("class_weights needs labels that are classes [n].")
+        labels, self.labels = labels.long(), self.labels.to(labels.device)
         place = torch.searchsorted(self.labels, labels).clamp_max(max(0, len(self.labels) - 1))
         known = (
             self.labels[place] == labels if len(self.labels) else torch.zeros_like(labels, dtype=torch.bool)

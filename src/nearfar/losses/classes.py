@@ -45,6 +45,7 @@ def meet(name: str, class_labels: Int[Tensor, " class"] | None, labels: Labels, 
         return None
     if not isinstance(labels, Tensor) or labels.ndim != 1:
         raise NearfarError(f"{name} was created with classes=…, so that labels must be classes [n].")
+    labels = labels.long()
     place = torch.searchsorted(class_labels, labels).clamp_max(len(class_labels) - 1)
     unknown = labels[class_labels[place] != labels]
     if len(unknown):

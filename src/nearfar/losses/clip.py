@@ -39,7 +39,8 @@ def clip(pairs: Pairs, *, log_scale: float | Tensor = 2.65926) -> Float[Tensor, 
     Reference:
         Radford et al., ICML 2021, figure 3. https://arxiv.org/abs/2103.00020
     """
-    scaled = pairs.scaled(exponential(log_scale))
+    scale = exponential(log_scale)
+    scaled = pairs.scaled(scale)
     row, column = near_both_ends(scaled)
     z = scaled.positives.similarity
     to_column = softplus(taken(row, scaled.positives.anchor) - z)

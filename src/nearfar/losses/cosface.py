@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.proxies import Proxies, xavier
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
@@ -21,19 +22,20 @@ def cosface(pairs: Pairs, *, margin: float = 0.35, temperature: float = 1 / 64) 
     Also known as AM-Softmax. The proxies start uniformly within ±√(6/(classes + dim)) (Glorot).
 
     Args:
-        margin: m.
+        margin: m, from 0 to 2.
         temperature: τ (> 0), the inverse of the paper's s.
 
     Returns:
         One value per anchor.
 
     Raises:
-        NearfarError: if ``temperature`` is not positive.
+        NearfarError: if ``margin`` or ``temperature`` is out of range.
 
     Reference:
         Wang et al., CVPR 2018, eq. 4. https://arxiv.org/abs/1801.09414
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
+    if not 0 <= margin <= 2:
+        raise NearfarError(f"margin is a gap between cosines, from 0 to 2; got {margin}.")
     (others,) = pairs.stream(LogSumExp(scale=1 / temperature))
     return softplus(others - (pairs.positives.similarity - margin) / temperature)

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import isfinite
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.errors import NearfarError, suggest
+from nearfar.errors import NearfarError
+from nearfar.losses.asked import check_words, read_classes, read_dim, read_mark, read_share, read_tilt
 from nearfar.losses.class_weights import ClassWeights
 from nearfar.losses.module import Loss
 from nearfar.losses.one_number import learnable
@@ -19,6 +19,9 @@ from nearfar.losses.terms import Reduction
 from nearfar.mining import Rule
 from nearfar.mining import create as create_rule
 from nearfar.similarity import Measure, check_backend
+from nearfar.unseen import check_settings
+
+MOST_NUMBERS = 2**40
 
 
 def create(
@@ -36,6 +39,7 @@ def create(
     class_weights: Mapping[int, float] | Sequence[float] | Float[Tensor, " class"] | None = None,
     tilt: float = 1.0,
     sharded: bool = False,
+    unlabelled: int | None = None,
     **settings: Any,
 ) -> Loss:
     """Create a loss by name.
@@ -66,40 +70,32 @@ def create(
             a run of the classes (PartialFC across ranks). The value and all gradients are those of one
             process. Every rank must create, save and load it; no wrapper may average its proxies (see
             ``keep_shards`` and docs/scale.md). In one process it changes nothing.
+        unlabelled: the label of rows that have none, such as the -1 of many data sets: they are left out, as
+            anchors and as candidates (0 with ``reduction="none"``). None takes it as a class like others.
         **settings: the loss's own hyper-parameters; see ``nearfar.losses.describe(name)``.
 
     Raises:
         NearfarError: if a name or a setting is unknown.
     """
-    for word, value, known in [
-        ("similarity", similarity, list(get_args(Measure))),
-        ("reduction", reduction, [None, *get_args(Reduction)]),
-    ]:
-        if value not in known:
-            options = [option for option in known if option is not None]
-            raise NearfarError(
-                f"{word} {value!r} is not one of {', '.join(options)}.{suggest(str(value), options)}"
-            )
+    entry = registry[name]
+    check_words(similarity, reduction, {"across_ranks": across_ranks, "learn": learn, "sharded": sharded})
     check_backend(backend)
     complete = registry.complete(name, settings)
     rule = create_rule(mining, shared=complete)
-    entry = registry[name]
     if classes is not None and not (entry.proxies or entry.per_class):
         raise NearfarError(f"{name} learns nothing for each class; create it without classes=….")
-    class_labels = None if classes is None else _class_labels(name, classes)
+    unlabelled = None if unlabelled is None else read_mark(unlabelled)
+    class_labels = None if classes is None else read_classes(name, classes, unlabelled)
     chosen = (entry.reduction if rule is None else entry.mined) if reduction is None else reduction
-    if tilt != 1.0 and chosen != "tilted":
-        raise NearfarError(f"tilt is of reduction='tilted'; this loss has reduction={chosen!r}.")
-    if tilt == 0 or not isfinite(tilt):
-        raise NearfarError(f"tilt must be above or below 0; got {tilt}. For 0, use reduction='mean_valid'.")
+    tilt, sample = read_tilt(tilt, chosen), read_share(sample)
     if entry.proxies is not None:
         entry.proxies.check(name, similarity, complete)
         if rule is not None:
             raise NearfarError(
                 f"mining chooses pairs, and {name} compares with classes; create it without mining."
             )
-    if not 0 < sample <= 1:
-        raise NearfarError(f"sample is a share of the classes, above 0 and at most 1; got {sample}.")
+    start = (torch.tensor(value) for value in entry.running.values())
+    check_settings(entry.function, similarity, *start, **complete)
     if sample < 1 and (entry.proxies is None or not entry.proxies.sampled):
         raise NearfarError(
             f"{name} compares with no classes but an anchor's own; create it without sample=…."
@@ -126,25 +122,14 @@ def create(
         backend=backend,
         across_ranks=across_ranks,
         proxies=_create_proxies(name, class_labels, dim, complete, shard) if entry.proxies else None,
-        learned={key: learnable(complete[key], each) for key in entry.learned} if learn else None,
+        learned={key: learnable(key, complete[key], each) for key in entry.learned} if learn else None,
         class_labels=class_labels,
         sample=sample,
         class_weights=None if class_weights is None else ClassWeights.of(class_weights, class_labels),
         tilt=tilt,
         shard=shard,
+        unlabelled=unlabelled,
     )
-
-
-def _class_labels(name: str, classes: int | Sequence[int] | Tensor) -> Tensor:
-    try:
-        labels = torch.arange(classes) if isinstance(classes, int) else torch.as_tensor(classes).unique()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise NearfarError(
-            f"classes of {name} must be labels (whole numbers) or their count; got {classes!r}."
-        ) from error
-    if len(labels) < 2:
-        raise NearfarError(f"{name} needs two classes or more; got {len(labels)}.")
-    return labels.long()
 
 
 def _create_proxies(
@@ -158,5 +143,11 @@ def _create_proxies(
         )
     kind = registry[name].proxies
     assert kind is not None
+    rows, dim = len(class_labels) * kind.count(settings), read_dim(dim)
     start = partial(kind.start, len(class_labels), kind.count(settings), dim)
+    if rows * dim > MOST_NUMBERS:
+        raise NearfarError(
+            f"{name} would learn {rows} vectors of {dim} dimensions, which no machine holds; give fewer "
+            "classes=… or a smaller dim=…"
+        )
     return start() if shard is None else shard.drawn(start)

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
 from nearfar.losses.bins import negatives_up_to, of_positives
+from nearfar.losses.limits import check_bins
 from nearfar.losses.registry import register_loss
 from nearfar.losses.views import cosine
 from nearfar.pairs import Pairs
@@ -38,8 +38,7 @@ def fast_ap(pairs: Pairs, *, bins: int = 10) -> Float[Tensor, " anchor"]:
         Cakir et al., CVPR 2019.
         https://openaccess.thecvf.com/content_CVPR_2019/html/Cakir_Deep_Metric_Learning_to_Rank_CVPR_2019_paper.html
     """
-    if bins < 1:
-        raise NearfarError(f"bins must be at least 1; got {bins}.")
+    check_bins(bins)
     positives = of_positives(pairs, bins)
     found = positives.cumsum(1)
     (ahead,) = negatives_up_to(pairs, bins)

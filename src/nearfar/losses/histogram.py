@@ -2,8 +2,8 @@
 
 import torch
 
-from nearfar.errors import NearfarError
 from nearfar.losses.bins import negatives_up_to, of_positives
+from nearfar.losses.limits import check_bins
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.losses.views import cosine
@@ -41,8 +41,7 @@ def histogram(pairs: Pairs, *, bins: int = 100) -> Terms:
     Reference:
         Ustinova & Lempitsky, NeurIPS 2016. https://arxiv.org/abs/1611.00822
     """
-    if bins < 1:
-        raise NearfarError(f"bins must be at least 1; got {bins}.")
+    check_bins(bins)
     positives = of_positives(pairs, bins).sum(0) / max(1, len(pairs.positives.anchor))
     somewhere = torch.nonzero(positives.detach()).flatten()
     lowest = 1 - 2 * (int(somewhere[-1]) + 1) / bins if len(somewhere) else torch.inf

@@ -3,6 +3,7 @@
 import torch
 
 from nearfar.losses.both_sides import near_both_ends
+from nearfar.losses.limits import check_not_negative
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.losses.views import distances
@@ -24,17 +25,19 @@ def lifted_structure(pairs: Pairs, *, margin: float = 1.0) -> Terms:
     is the anchors that j is a negative of. The terms are the positive pairs.
 
     Args:
-        margin: m, a distance.
+        margin: m (>= 0), a distance.
 
     Returns:
         One term per positive pair; 0 for a pair without negatives.
 
     Raises:
-        NearfarError: if a rule has chosen a few negatives for each anchor, and candidates are given.
+        NearfarError: if ``margin`` is negative, or a rule has chosen a few negatives for each anchor, and
+            candidates are given.
 
     Reference:
         Song et al., CVPR 2016, eq. 4. https://arxiv.org/abs/1511.06452
     """
+    check_not_negative(margin=margin)
     near_anchor, near_candidate = near_both_ends(pairs, shift=-margin)
     z_i = taken(near_anchor, pairs.positives.anchor)
     z_j = taken(near_candidate, pairs.positives.candidate)

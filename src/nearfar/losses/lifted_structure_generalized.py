@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_not_negative, check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.losses.views import distances
 from nearfar.pairs import Pairs
@@ -56,8 +56,8 @@ def lifted_structure_generalized(
     Reference:
         Hermans et al., 2017, eq. 8. https://arxiv.org/abs/1703.07737
     """
-    if alpha <= 0 or beta <= 0:
-        raise NearfarError(f"alpha and beta must be positive; got alpha={alpha}, beta={beta}.")
+    check_positive(alpha=alpha, beta=beta)
+    check_not_negative(margin=margin)
     shift = -margin if variant == "hinge" else 0.0
     nearest, negatives = pairs.stream(LogSumExp(scale=beta, shift=shift), Count())
     farthest = pairs.per_anchor(-alpha * pairs.positives.similarity, "logsumexp")

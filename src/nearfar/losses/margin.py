@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_not_negative
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.losses.views import distances
@@ -59,6 +60,8 @@ def margin(
     """
     if margin < 0 or nu < 0:
         raise NearfarError(f"margin and nu must not be negative; got margin={margin}, nu={nu}.")
+    if not isinstance(beta, Tensor):
+        check_not_negative(beta=beta)
     kept = pairs.positives
     if isinstance(beta, Tensor):
         beta = beta.to(kept.similarity)

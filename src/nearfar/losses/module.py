@@ -27,6 +27,7 @@ from nearfar.losses.refusals import (
 from nearfar.losses.sharded import Sharded
 from nearfar.losses.weights import with_class_weights
 from nearfar.memory import CrossBatchMemory
+from nearfar.missing import warn_of_missing
 from nearfar.similarity import choose
 from nearfar.similarity.class_ranks import Apart
 from nearfar.similarity.tiled import TiledBlock
@@ -76,6 +77,9 @@ class Loss(Arithmetic):
             NearfarError: if shapes or types do not fit.
         """
         batch = Batch(embeddings, labels, candidates, candidate_labels, weights, ids, candidate_ids)
+        kept = None
+        if self.unlabelled is not None:
+            batch, kept = batch.labelled(self.unlabelled)
         if self.shard is not None:
             self.shard.check(self.name)
         if self.across_ranks and world_size() > 1:
@@ -85,12 +89,23 @@ class Loss(Arithmetic):
         else:
             check_call(self.name, self._entry, batch)
             result = self._value(batch, memory, None)
+        if kept is not None and self.reduction == "none" and self.weighs_anchors:
+            result = result.new_zeros(len(embeddings)).index_copy(0, kept.to(result.device), result)
         return result.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     @property
     def compares_with_the_batch(self) -> bool:
         """Whether candidates are the batch (or others given), and not classes or nothing at all."""
         return self.proxies is None and self._entry.needs != "nothing"
+
+    @property
+    def looks_at_labels(self) -> bool:
+        """Whether labels matter."""
+        return self._entry.needs != "nothing"
+
+    def warned_of_missing(self) -> None:
+        """Leave it to another loss of the same batches to warn of labels that are missing."""
+        self._looks = 0
 
     @property
     def reads_lengths(self) -> bool:
@@ -113,6 +128,8 @@ class Loss(Arithmetic):
             shown["sharded"] = True
         if self.reduction == "tilted":
             shown["tilt"] = self.tilt
+        if self.unlabelled is not None:
+            shown["unlabelled"] = self.unlabelled
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
 
     @property
@@ -158,8 +175,10 @@ class Loss(Arithmetic):
 
     def _value(self, batch: Batch, memory: CrossBatchMemory | None, across: Across | None) -> Tensor:
         """Return the loss of a batch that has been checked."""
-        labels, learning = batch.labels, past.learning(memory, self.training)
-        everywhere = meet(self.name, self.class_labels, labels, self.sample if self.training else 1.0)
+        labels, (learning, again) = batch.labels, past.meets(memory, self.training)
+        class_labels = self.classes_on(batch.embeddings.device)
+        everywhere = meet(self.name, class_labels, labels, self.sample if self.training else 1.0)
+        self._look_for_missing(batch)
         met = everywhere
         if across is not None and self.shard is not None and everywhere is not None:
             met = self.shard.here(everywhere)
@@ -176,6 +195,7 @@ class Loss(Arithmetic):
             batch.ids,
             refusal=no_memory(self.name, self._entry),
             learning=learning,
+            again=again,
             counts=counts,
         )
         by_class = met is not None and not self.weighs_anchors
@@ -227,6 +247,16 @@ class Loss(Arithmetic):
             if across is None or rank() == 0:
                 warn_without_positives(n)
         return result
+
+    def _look_for_missing(self, batch: Batch) -> None:
+        """Warn once of labels that say "missing"; on a device that is to be waited for, look a few times."""
+        labels = [x for x in (batch.labels, batch.candidate_labels) if isinstance(x, Tensor) and x.ndim == 1]
+        if self.unlabelled is not None or self._looks <= 0 or not labels or not self.looks_at_labels:
+            return
+        self._looks -= labels[0].device.type != "cpu"
+        found = torch.cat(labels)
+        if rank() == 0 and warn_of_missing(found, "are taken as one class", "the loss", stacklevel=5):
+            self._looks = 0
 
     def _ahead(self, weights: Tensor | None) -> bool:
         """Whether the gradient can be computed ahead: of a scalar, with nothing else to learn."""

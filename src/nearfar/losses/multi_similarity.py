@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
@@ -33,8 +33,7 @@ def multi_similarity(
     Reference:
         Wang et al., CVPR 2019, eq. 10. https://arxiv.org/abs/1904.06627
     """
-    if alpha <= 0 or beta <= 0:
-        raise NearfarError(f"alpha and beta must be positive; got alpha={alpha}, beta={beta}.")
+    check_positive(alpha=alpha, beta=beta)
     # log(1 + Σ e^x) = softplus(logsumexp x): stable, and 0 for an empty sum.
     (push,) = pairs.stream(LogSumExp(scale=beta, shift=base))
     pull = softplus(pairs.per_anchor(-alpha * (pairs.positives.similarity - base), "logsumexp")) / alpha

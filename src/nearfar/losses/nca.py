@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.mining.places import places
 from nearfar.pairs import Pairs
@@ -40,8 +41,7 @@ def nca(
         Goldberger et al., NeurIPS 2004, section 2.
         https://papers.nips.cc/paper/2566-neighbourhood-components-analysis
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     if neighbours is not None and neighbours < 1:
         raise NearfarError(f"neighbours must be at least 1; got {neighbours}.")
     scale = (-1 if inverted else 1) / temperature

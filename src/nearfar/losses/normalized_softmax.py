@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.proxies import Proxies, about_unit
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
@@ -36,8 +37,7 @@ def normalized_softmax(
     Reference:
         Zhai & Wu, BMVC 2019. https://arxiv.org/abs/1811.12649
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     if not 0 <= smoothing < 1:
         raise NearfarError(f"smoothing must be at least 0 and less than 1; got {smoothing}.")
     own = pairs.positives.similarity / temperature

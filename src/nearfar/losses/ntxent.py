@@ -1,6 +1,6 @@
 """NT-Xent loss: name each positive among the negatives, at a temperature."""
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.pairs import Pairs
@@ -31,8 +31,7 @@ def ntxent(pairs: Pairs, *, temperature: float = 0.1) -> Terms:
     Reference:
         Chen et al., ICML 2020, eq. 1. https://arxiv.org/abs/2002.05709
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
     each = softplus(taken(negatives, pairs.positives.anchor) - pairs.positives.similarity / temperature)
     return Terms(

@@ -6,9 +6,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nearfar.errors import NearfarError
+from nearfar.numbers import brief
 
-def learnable(value: float, classes: int | None) -> nn.Parameter:
-    """Return a parameter that begins with ``value``, [1], or with as many of it as there are classes."""
+
+def learnable(name: str, value: float | Tensor, classes: int | None) -> nn.Parameter:
+    """Return a parameter that begins with ``value``, [1], or with as many of it as there are classes.
+
+    Raises:
+        NearfarError: if that is not one finite number.
+    """
+    if isinstance(value, Tensor) and (value.numel() != 1 or not bool(value.isfinite())):
+        raise NearfarError(
+            f"{name} is learned and begins with one finite number; got {brief(value)}. With learn=False it "
+            "stays as given."
+        )
     return nn.Parameter(torch.full((1 if classes is None else classes,), float(value)))
 
 

@@ -110,7 +110,7 @@ def _derived(
         compared.anchors, compared.candidates, compared.measure, compared.relation, compared.stored
     )
     weights = with_class_weights(None, loss.class_weights, batch.labels)
-    met = meet(loss.name, loss.class_labels, batch.labels, 1.0)
+    met = meet(loss.name, loss.classes_on(batch.embeddings.device), batch.labels, 1.0)
     places = None if met is None else met.place
     if rows is not None:
         weights, places = (None if each is None else each[rows] for each in (weights, places))

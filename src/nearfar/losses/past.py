@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nearfar.errors import NearfarError
@@ -24,13 +23,14 @@ def recall(
     *,
     refusal: str | None,
     learning: bool,
+    again: bool = False,
     counts: Sequence[int] | None = None,
 ) -> list[Share]:
     """Return the comparisons that make up the loss of a batch.
 
     Args:
         refusal: why this loss can do nothing with a memory, if so.
-        learning: whether the memory takes part in this step.
+        learning, again: whether the memory takes part in this step; see ``meets``.
         counts: rows of each rank, where the memory is sharded and ``embeddings`` are of one rank.
 
     Raises:
@@ -39,17 +39,16 @@ def recall(
     if memory is None:
         return [(1.0, None)]
     _check(memory, candidates, refusal)
-    past = memory.recall(embeddings, labels, ids, learning=learning, counts=counts)
+    past = memory.recall(embeddings, labels, ids, learning=learning, again=again, counts=counts)
     if past is None:
         return [(1.0, None)]
     # The batch with itself comes last: ``loss.last`` is about it.
     return [(past.weight, past), (1.0, None)] if memory.combine == "sum" else [(1.0, past)]
 
 
-def learning(memory: CrossBatchMemory | None, training: bool) -> bool:
-    """Whether a call is a training step, after which the memory takes in the batch."""
-    taking_part = isinstance(memory, CrossBatchMemory) and memory.training
-    return taking_part and training and torch.is_grad_enabled()
+def meets(memory: CrossBatchMemory | None, training: bool) -> tuple[bool, bool]:
+    """Say whether a call is a training step, which the memory takes part in, or the last one again."""
+    return memory.meets(training) if isinstance(memory, CrossBatchMemory) else (False, False)
 
 
 def dealt_out(memory: Any) -> bool:

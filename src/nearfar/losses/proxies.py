@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.kept import Positives
+from nearfar.losses.limits import check_positive
 from nearfar.pairs import Pairs
 from nearfar.similarity import Measure, choose
 from nearfar.similarity.class_block import ClassBlock
@@ -19,6 +21,7 @@ from nearfar.similarity.own_class import Geometry, Own
 from nearfar.similarity.reference import ReferenceBlock
 from nearfar.similarity.tiled import TiledBlock
 
+MOST_CENTRES = 2**16
 Start = Callable[[int, int, int], Float[Tensor, "row dim"]]
 """(classes, centres, dim) -> the vectors that training starts from, [class · centre, dim]"""
 
@@ -73,12 +76,13 @@ class Proxies:
         if similarity not in self.measures:
             options = " or ".join(repr(measure) for measure in self.measures)
             raise NearfarError(f"{name} is written for similarity={options}; got {similarity!r}.")
-        if self.count(settings) < 1:
-            raise NearfarError(f"{self.centres} of {name} must be at least 1; got {self.count(settings)}.")
-        if self.sharpness is not None and settings[self.sharpness] <= 0:
+        if not 1 <= self.count(settings) <= MOST_CENTRES:
             raise NearfarError(
-                f"{self.sharpness} of {name} must be positive; got {settings[self.sharpness]}."
+                f"{self.centres} of {name} must be at least 1, and at most {MOST_CENTRES}; got "
+                f"{self.count(settings)}."
             )
+        if self.sharpness is not None:
+            check_positive(**{f"{self.sharpness} of {name}": settings[self.sharpness]})
 
 
 def against_classes(
@@ -144,7 +148,11 @@ def per_vector(pairs: Pairs, total: Float[Tensor, ""]) -> Float[Tensor, ""]:
 
 def normal(std: float) -> Start:
     """Draw every number from a normal distribution."""
-    return lambda classes, centres, dim: std * torch.randn(classes * centres, dim)
+    return partial(_normal, std)
+
+
+def _normal(std: float, classes: int, centres: int, dim: int) -> Tensor:
+    return std * torch.randn(classes * centres, dim)
 
 
 def about_unit(classes: int, centres: int, dim: int) -> Tensor:

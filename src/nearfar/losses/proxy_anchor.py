@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.proxies import Proxies, kaiming_fan_out
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
@@ -41,8 +41,7 @@ def proxy_anchor(pairs: Pairs, *, margin: float = 0.1, alpha: float = 32.0) -> t
     Reference:
         Kim et al., CVPR 2020. https://arxiv.org/abs/2003.13911
     """
-    if alpha <= 0:
-        raise NearfarError(f"alpha must be positive; got {alpha}.")
+    check_positive(alpha=alpha)
     (near,) = pairs.stream(LogSumExp(scale=alpha, shift=-margin, per="candidate"))
     push = softplus(near)
     kept = pairs.positives

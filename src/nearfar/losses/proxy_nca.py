@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.proxies import Proxies, normal
 from nearfar.losses.registry import register_loss
 from nearfar.losses.square import squared_distance_scale
@@ -34,8 +34,7 @@ def proxy_nca(pairs: Pairs, *, temperature: float = 1.0) -> Float[Tensor, " anch
     Reference:
         Movshovitz-Attias et al., ICCV 2017. https://arxiv.org/abs/1703.07464
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     # Of unit vectors -D² = 2s - 2, and the constant cancels.
     scale = squared_distance_scale(pairs) / temperature
     (others,) = pairs.stream(LogSumExp(scale=scale))

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.proxies import Proxies, normal
 from nearfar.losses.registry import register_loss
 from nearfar.losses.square import squared_distance_scale
@@ -34,8 +34,7 @@ def proxy_nca_pp(pairs: Pairs, *, temperature: float = 1 / 9) -> Float[Tensor, "
     Reference:
         Teh et al., ECCV 2020, eq. 6. https://arxiv.org/abs/2004.01113
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     scale = squared_distance_scale(pairs) / temperature
     (others,) = pairs.stream(LogSumExp(scale=scale))
     return softplus(others - scale * pairs.positives.similarity)

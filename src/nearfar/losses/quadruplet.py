@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.losses.chosen import named_negatives, refuse_thresholds
+from nearfar.losses.limits import check_not_negative
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.losses.triplet import triplet
@@ -52,8 +53,7 @@ def quadruplet(pairs: Pairs, *, margin: float = 0.2, second_margin: float = 0.1)
     Reference:
         Chen et al., CVPR 2017. https://arxiv.org/abs/1704.01719
     """
-    if second_margin < 0:
-        raise NearfarError(f"second_margin must not be negative; got {second_margin}.")
+    check_not_negative(margin=margin, second_margin=second_margin)
     kinship = pairs.block.relation.kinship
     if not isinstance(kinship, SameClass):
         raise NearfarError("quadruplet looks for a third and fourth class: labels must be classes [n].")

@@ -4,6 +4,7 @@ from nearfar.errors import NearfarError
 from nearfar.losses.chosen import from_anchor, from_positive, named_negatives
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
+from nearfar.mining.places import at_most
 from nearfar.pairs import Pairs
 from nearfar.similarity import TopK
 
@@ -43,7 +44,8 @@ def rank_hard(pairs: Pairs, *, margin: float = 0.5, negatives: int = 1) -> Terms
     if columns is None:
         # The k nearest violators are the violators among the k nearest.
         anchor = pairs.positives.anchor
-        columns = pairs.stream(TopK(negatives))[0][anchor] if len(anchor) else anchor.new_zeros(0, negatives)
+        k = at_most(pairs, negatives)
+        columns = pairs.stream(TopK(k))[0][anchor] if len(anchor) else anchor.new_zeros(0, k)
     limit = (pairs.positives.similarity - margin)[:, None]
     from_one, from_other = from_anchor(pairs, columns) - limit, from_positive(pairs, columns) - limit
     taken = (columns >= 0) & (from_one > 0)

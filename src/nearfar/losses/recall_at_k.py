@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.ranks import own_similarity, positives_above
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
@@ -60,6 +61,7 @@ def recall_at_k(
             f"temperatures must be positive; got temperature={temperature}, "
             f"rank_temperature={rank_temperature}."
         )
+    check_positive(temperature=temperature, rank_temperature=rank_temperature)
     if not isinstance(ks, Sequence) or not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
         raise NearfarError(f"ks must be whole numbers from 1 on, one or more; got {ks!r}.")
     s, anchor = pairs.positives.similarity, pairs.positives.anchor

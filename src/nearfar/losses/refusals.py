@@ -7,7 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.inputs import check_embeddings, relate
+from nearfar.inputs import (
+    check_device,
+    check_embeddings,
+    check_same_dim,
+    check_whole_numbers,
+    relate,
+)
+from nearfar.inputs import (
+    check_labels as check_shape_of_labels,
+)
 from nearfar.losses.batch import Batch
 from nearfar.losses.registry import LossEntry
 from nearfar.losses.terms import Reduction
@@ -31,11 +40,26 @@ def check_call(name: str, entry: LossEntry, batch: Batch) -> None:
     if candidates is None and batch.candidate_ids is not None:
         raise NearfarError("candidate_ids needs candidates; within a batch, ids is enough.")
     n = check_embeddings(batch.embeddings, "embeddings")
+    _check_devices(batch)
     if candidates is not None:
         check_embeddings(candidates, "candidates")
+        check_same_dim(batch.embeddings, candidates)
+    if isinstance(batch.labels, Tensor) or (
+        entry.needs != "nothing" and not isinstance(batch.labels, Relevance)
+    ):
+        check_shape_of_labels(batch.labels, n, "labels", "embeddings")
+    if entry.proxies is not None and batch.ids is not None:
+        check_whole_numbers(batch.ids, n, "ids")
     check_weights(batch.weights, n)
     if entry.proxies is not None and entry.proxies.over == "class":
         refuse_weights(name, batch.weights)
+
+
+def _check_devices(batch: Batch) -> None:
+    device = batch.embeddings.device
+    for name in ("labels", "candidates", "candidate_labels", "weights", "ids", "candidate_ids"):
+        given = getattr(batch, name)
+        check_device(given.pairs if isinstance(given, Relevance) else given, name, device)
 
 
 def warn_without_positives(n: int) -> None:

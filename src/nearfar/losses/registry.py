@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from inspect import Signature
 from typing import Literal, TypeVar, overload
 
@@ -58,6 +59,16 @@ class LossEntry:
     separable: bool
     running: Mapping[str, float]
     update: Update | None
+
+    def __reduce__(self) -> tuple[Callable[..., "LossEntry"], tuple[str, str]]:
+        """Pickle and copy by name: another process registers the loss when it imports its module."""
+        return registered_in, (self.function.__module__, self.function.__name__)
+
+
+def registered_in(module: str, name: str) -> LossEntry:
+    """Return the entry of a loss, and import what registers it."""
+    import_module(module)
+    return registry[name]
 
 
 registry: Registry[LossEntry] = Registry("loss")

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.ranks import positives_at_least
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
@@ -66,8 +67,7 @@ def roadmap(
     Reference:
         Ramzi et al., NeurIPS 2021. https://arxiv.org/abs/2110.01445
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     if slope < 0 or bend < 0:
         raise NearfarError(f"slope and bend must not be negative; got slope={slope}, bend={bend}.")
     if not 0 <= calibration <= 1:

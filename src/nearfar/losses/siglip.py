@@ -32,7 +32,8 @@ def siglip(pairs: Pairs, *, log_scale: float | Tensor = 2.302585, bias: float | 
     Reference:
         Zhai et al., ICCV 2023, algorithm 1. https://arxiv.org/abs/2303.15343
     """
-    scaled = pairs.scaled(exponential(log_scale))
+    scale = exponential(log_scale)
+    scaled = pairs.scaled(scale)
     threshold = scaled.positives.similarity.new_zeros(len(scaled)) - bias
     push, negatives = scaled.stream(SoftplusSum(threshold), Count())
     pull = softplus(-(scaled.positives.similarity + bias))

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.ranks import own_similarity, positives_above
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
@@ -40,8 +40,7 @@ def smooth_ap(
     Reference:
         Brown et al., ECCV 2020. https://arxiv.org/abs/2007.12163
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     s, anchor = pairs.positives.similarity, pairs.positives.anchor
     rank = 1 + positives_above(pairs, temperature)
     ranked_negatives = SigmoidSum(s, 1 / temperature, per="positive")

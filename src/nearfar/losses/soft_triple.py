@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_not_negative, check_positive
 from nearfar.losses.proxies import Proxies, all_vectors, per_vector, uniform_by_count
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
@@ -55,10 +55,8 @@ def soft_triple(
     Reference:
         Qian et al., ICCV 2019. https://arxiv.org/abs/1909.05235
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
-    if merging < 0:
-        raise NearfarError(f"merging must not be negative; got {merging}.")
+    check_positive(temperature=temperature)
+    check_not_negative(margin=margin, merging=merging)
     (others,) = pairs.stream(LogSumExp(scale=1 / temperature))
     value = softplus(others - (pairs.positives.similarity - margin) / temperature)
     if merging == 0 or centres == 1:

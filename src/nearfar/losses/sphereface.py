@@ -6,10 +6,13 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.losses.angles import multiplied
+from nearfar.losses.limits import check_positive
 from nearfar.losses.proxies import Proxies, own_class, unit_uniform
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
+
+MOST_TIMES = 64
 
 
 @register_loss(
@@ -53,10 +56,11 @@ def sphereface(
 
 def check_multiple(margin: int, temperature: float, blend: float) -> None:
     """Refuse settings out of range."""
-    if margin < 1:
-        raise NearfarError(f"margin must be a whole number of at least 1; got {margin}.")
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    if not 1 <= margin <= MOST_TIMES:
+        raise NearfarError(
+            f"margin must be a whole number of at least 1, and at most {MOST_TIMES}; got {margin}."
+        )
+    check_positive(temperature=temperature)
     if blend < 0:
         raise NearfarError(f"blend must not be negative; got {blend}.")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from math import isnan
 
 import torch
 from jaxtyping import Float, Int
@@ -10,10 +9,14 @@ from torch import Tensor, nn
 
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
+from nearfar.losses.asked import read_mark
+from nearfar.losses.batch import Batch
 from nearfar.losses.creation import create
 from nearfar.losses.module import Loss
 from nearfar.losses.registry import has_proxies
 from nearfar.memory import CrossBatchMemory
+from nearfar.numbers import brief, number
+from nearfar.registered import MOST
 
 
 class Sum(nn.Module):
@@ -35,28 +38,39 @@ class Sum(nn.Module):
         *,
         classes: int | Sequence[int] | Int[Tensor, " n"] | None = None,
         dim: int | None = None,
+        unlabelled: int | None = None,
     ) -> None:
         """Add up some losses.
 
         Args:
             losses: names or losses, and the weight of each.
             classes, dim: for the named ones that have proxies; see ``create``.
+            unlabelled: the label of rows that have none, left out of all; see ``create``.
 
         Raises:
             NearfarError: if there is none, one is no loss, or a weight is no number.
         """
         super().__init__()
+        if not isinstance(losses, Mapping):
+            raise NearfarError(f"a sum of losses takes {{name: weight, …}}; got {brief(losses)}.")
         if not losses:
             raise NearfarError("a sum of losses needs one or more: {name: weight, …}.")
+        self.unlabelled = None if unlabelled is None else read_mark(unlabelled)
         self.weights: dict[str, float] = {}
         self.losses = nn.ModuleDict()
         for given, weight in losses.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or isnan(weight):
-                raise NearfarError(f"the weight of a loss must be a number; got {weight!r}.")
-            loss = _loss(given, classes, dim)
+            share = number(weight)
+            if share is None or abs(share) > MOST:
+                raise NearfarError(
+                    f"the weight of a loss must be a number; got {brief(weight)}. It is to be finite, "
+                    f"and at most {MOST:g}."
+                )
+            loss = _loss(given, classes, dim, self.unlabelled)
             same = sum(other.name == loss.name for other in self._each())
             name = f"{loss.name}_{same + 1}" if same else loss.name
-            self.losses[name], self.weights[name] = loss, float(weight)
+            self.losses[name], self.weights[name] = loss, float(share)
+        for loss in [one for one in self._each() if one.looks_at_labels][1:]:
+            loss.warned_of_missing()
         self.parts: dict[str, Float[Tensor, ""]] = {}
 
     def forward(
@@ -76,6 +90,16 @@ class Sum(nn.Module):
         Raises:
             NearfarError: if shapes or types do not fit.
         """
+        if self.unlabelled is not None:
+            given = Batch(embeddings, labels, candidates, candidate_labels, weights, ids, candidate_ids)
+            b, _ = given.labelled(self.unlabelled)
+            embeddings, labels, candidates = b.embeddings, b.labels, b.candidates
+            candidate_labels, weights, ids, candidate_ids = (
+                b.candidate_labels,
+                b.weights,
+                b.ids,
+                b.candidate_ids,
+            )
         values = {}
         shown = {"weights": weights, "ids": ids, "candidate_ids": candidate_ids, "memory": memory}
         with nullcontext() if memory is None else memory.one_step():
@@ -102,15 +126,20 @@ class Sum(nn.Module):
         return [loss for loss in self.losses.values() if isinstance(loss, Loss)]
 
 
-def _loss(given: str | Loss, classes: int | Sequence[int] | Tensor | None, dim: int | None) -> Loss:
+def _loss(
+    given: str | Loss,
+    classes: int | Sequence[int] | Tensor | None,
+    dim: int | None,
+    unlabelled: int | None,
+) -> Loss:
     if isinstance(given, Loss):
         loss = given
     elif not isinstance(given, str):
         raise NearfarError(f"a sum is of losses or their names; got {type(given).__name__}.")
     elif has_proxies(given):
-        loss = create(given, classes=classes, dim=dim)
+        loss = create(given, classes=classes, dim=dim, unlabelled=unlabelled)
     else:
-        loss = create(given)
+        loss = create(given, unlabelled=unlabelled)
     if loss.reduction == "none":
         raise NearfarError(f"{loss.name} has reduction='none', and a sum is of scalars.")
     return loss

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp
@@ -33,8 +33,7 @@ def supcon(pairs: Pairs, *, temperature: float = 0.1) -> Float[Tensor, " anchor"
     Reference:
         Khosla et al., NeurIPS 2020, eq. 2. https://arxiv.org/abs/2004.11362
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     anchor = pairs.positives.anchor
     logit = pairs.positives.similarity / temperature
     (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_not_negative
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.pairs import Pairs
@@ -65,8 +65,7 @@ def triplet_weighted(
     Reference:
         Ristani & Tomasi, CVPR 2018. https://arxiv.org/abs/1803.10859
     """
-    if eps < 0:
-        raise NearfarError(f"eps must not be negative; got {eps}.")
+    check_not_negative(eps=eps, margin=margin)
     near, mass, negatives = pairs.stream(SoftMean(scale=1.0), LogSumExp(scale=1.0), Count())
     far, positives = _farthest(pairs, self_positive, eps)
     if eps:

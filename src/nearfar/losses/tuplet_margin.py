@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.losses.terms import Terms
 from nearfar.pairs import Pairs
@@ -45,8 +46,7 @@ def tuplet_margin(pairs: Pairs, *, margin: float = 0.1, temperature: float = 1 /
         Yu & Tao, ICCV 2019.
         https://openaccess.thecvf.com/content_ICCV_2019/html/Yu_Deep_Metric_Learning_With_Tuplet_Margin_Loss_ICCV_2019_paper.html
     """
-    if temperature <= 0:
-        raise NearfarError(f"temperature must be positive; got {temperature}.")
+    check_positive(temperature=temperature)
     if not 0 <= margin < torch.pi / 2:
         raise NearfarError(f"margin is an angle in radians, at least 0 and less than π/2; got {margin}.")
     (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))

@@ -5,6 +5,7 @@ from math import log
 import torch
 
 from nearfar.errors import NearfarError
+from nearfar.losses.limits import check_positive
 from nearfar.losses.registry import register_loss
 from nearfar.losses.square import squared_distance_scale
 from nearfar.losses.terms import Terms
@@ -34,8 +35,7 @@ def uniformity(pairs: Pairs, *, sharpness: float = 2.0) -> Terms:
     Reference:
         Wang & Isola, ICML 2020. https://arxiv.org/abs/2005.10242
     """
-    if sharpness <= 0:
-        raise NearfarError(f"sharpness must be positive; got {sharpness}.")
+    check_positive(sharpness=sharpness)
     if pairs.measure not in ("cosine", "squared_euclidean"):
         raise NearfarError(
             "uniformity is of squared distances; use similarity='cosine' (of unit vectors) or "

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,13 +19,16 @@ def check_weights(weights: Any, n: int) -> None:
     """
     if weights is None:
         return
-    if not isinstance(weights, Tensor) or weights.shape != (n,):
+    if not isinstance(weights, Tensor) or weights.shape != (n,) or weights.is_complex():
         raise NearfarError(
             f"weights is {shown(weights) if isinstance(weights, Tensor) else type(weights).__name__} "
             f"but there are {n} embeddings; give one weight for each anchor, as a tensor."
         )
-    if not bool((weights >= 0).all()):
-        wrong = float(weights.detach()[~(weights >= 0)][0])
+    good = (weights >= 0) & weights.isfinite()
+    if not bool(good.all()):
+        wrong = float(weights.detach()[~good][0])
+        if wrong == torch.inf:
+            raise NearfarError("weights must be finite; got inf.")
         raise NearfarError(f"weights must not be negative; got {wrong:g}. Give 0 to leave an anchor out.")
 
 

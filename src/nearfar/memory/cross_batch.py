@@ -11,17 +11,20 @@ from torch import Tensor
 from nearfar.distributed import rank
 from nearfar.inputs import Labels
 from nearfar.memory import ranks
+from nearfar.memory.again import LastBatch, in_backward
 from nearfar.memory.recalled import Recalled
 from nearfar.memory.refusals import (
     Combine,
     Enqueue,
     check_batch,
+    check_dim,
     check_fit,
     check_ranks,
     check_settings,
     refuse_local,
 )
 from nearfar.memory.slots import Slots
+from nearfar.memory.state import COUNTED, ROWS, Like
 from nearfar.similarity.labels import matches
 from nearfar.similarity.stable import full_precision, normalize
 from nearfar.similarity.stored import Stored
@@ -40,7 +43,10 @@ class CrossBatchMemory(Slots):
     (``start_after``) and look at ``drift``. With ``ids`` (the row of each image in the data set) an image
     that comes again never meets its own older embeddings.
 
-    All state is in ``state_dict()``; the memory stays on its device when a model that holds it is moved.
+    All state is in ``state_dict()``: copies, as tensors under names, and none of them a buffer, so that no
+    average of weights, broadcast or conversion of a model that holds the memory touches what is stored; it
+    stays on its device when that model is moved. A loss that ``torch.utils.checkpoint`` computes again meets
+    the memory as it was the first time, and stores nothing twice.
 
     Across ranks a memory takes in the rows of all ranks, in rank order, and every rank has all of it, or,
     with ``sharded``, one W-th. It then goes with losses across ranks alone, ``add`` is to be given the same
@@ -50,6 +56,9 @@ class CrossBatchMemory(Slots):
 
     Args:
         size: how many embeddings to hold.
+        dim: dimensions of the embeddings, where they are known beforehand: the tensors of ``state_dict()``
+            then have the same shapes before the first batch as after it, which loading a checkpoint in place
+            needs (torch.distributed.checkpoint). ``dtype`` is then torch's default unless it is given.
         start_after: training steps at the beginning in which nothing is stored.
         device: where the embeddings are held; None is where the batch is, as labels and ids always are.
         dtype: what embeddings are rounded to, such as ``torch.float16``; None is that of the first batch.
@@ -80,6 +89,7 @@ class CrossBatchMemory(Slots):
         size: int,
         *,
         start_after: int = 0,
+        dim: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         combine: Combine = "together",
@@ -90,15 +100,17 @@ class CrossBatchMemory(Slots):
     ) -> None:
         super().__init__()
         enqueue = "before" if xbm_compat else enqueue
-        check_settings(size, start_after, dtype, combine, weight, enqueue)
-        self.size, self.start_after = size, start_after
+        numbers = check_settings(size, start_after, dim, dtype, combine, weight, enqueue)
+        self.size, self.start_after, self.dim, self.weight = numbers
         self.device = None if device is None else torch.device(device)
-        self.dtype = dtype
+        self.dtype = torch.get_default_dtype() if dtype is None and dim is not None else dtype
+        self._like = Like(self.dim or 0, self.dtype or torch.float32)
         self.combine: Combine = combine
-        self.weight, self.enqueue, self.xbm_compat = weight, enqueue, xbm_compat
+        self.enqueue, self.xbm_compat = enqueue, xbm_compat
         self.sharded = sharded
         self.drift: Tensor | None = None
         self._turn: _Turn | None = None
+        self._looked = 0
 
     def __bool__(self) -> bool:
         """Be true even when empty, as other modules are."""
@@ -122,6 +134,7 @@ class CrossBatchMemory(Slots):
         """Forget everything."""
         self.embeddings = self.inverse = self.labels = self.ids = self.made = self.drift = None
         self.added = self.step = self.cursor = 0
+        self._last = None
 
     @contextmanager
     def one_step(self) -> Iterator[None]:
@@ -149,6 +162,7 @@ class CrossBatchMemory(Slots):
         *,
         learning: bool,
         counts: Sequence[int] | None = None,
+        again: bool = False,
     ) -> Recalled | None:
         """Return what a batch is to be compared with; None where that is the batch alone. A loss calls this.
 
@@ -156,6 +170,7 @@ class CrossBatchMemory(Slots):
             embeddings: of all ranks; of this one where ``counts`` is given.
             learning: whether this is a training step, which counts.
             counts: rows of each rank, for a memory that is sharded.
+            again: whether this is the last training step, computed again in the backward pass.
 
         Raises:
             NearfarError: if the batch does not fit what is stored.
@@ -163,6 +178,8 @@ class CrossBatchMemory(Slots):
         if self.dealt_out and counts is None:
             refuse_local()
         labels = self._checked(embeddings, labels, ids, counts)
+        if again and self._last is not None:
+            return self._read_again(self._last, embeddings, labels)
         slots = None
         if learning and self.enqueue == "before":
             if self._turn is None or not self._turn.stored:
@@ -170,7 +187,45 @@ class CrossBatchMemory(Slots):
             if self._turn is not None:
                 slots = self._turn.slots if self._turn.stored else slots
                 self._turn.stored, self._turn.slots = True, slots
+        return self._read_with(embeddings, slots)
+
+    def _read_with(self, embeddings: Tensor, slots: Tensor | None) -> Recalled | None:
         return self.read(embeddings, None if slots is None else slots.masked_fill(slots >= len(self), -1))
+
+    def _read_again(self, last: LastBatch, embeddings: Tensor, labels: Tensor) -> Recalled | None:
+        """Return what the last batch was compared with when it was the newest."""
+        last.check(embeddings, labels)
+        if self.enqueue == "before":
+            return self._read_with(embeddings, last.slots)
+        names = (*ROWS, *COUNTED)
+        now = {name: getattr(self, name) for name in names}
+        try:
+            for name, value in {**now, **last.before({name: now[name] for name in ROWS})}.items():
+                setattr(self, name, value)
+            return self.read(embeddings)
+        finally:
+            for name, value in now.items():
+                setattr(self, name, value)
+
+    def meets(self, training: bool) -> tuple[bool, bool]:
+        """Say what the call of a loss is to this memory: (a training step, the last one computed again).
+
+        ``torch.utils.checkpoint`` computes a step a second time in the backward pass. If it was a training
+        step the first time (``use_reentrant=False``), it is none now; if it was done without gradient, it is.
+
+        Args:
+            training: whether the loss is in training mode.
+        """
+        part = training and self.training
+        if not in_backward():
+            learning = part and torch.is_grad_enabled()
+            self._looked = 0 if learning else self._looked + part
+            return learning, False
+        learning = part and torch.is_grad_enabled()
+        if learning and self._last is not None and not self._looked:
+            return False, True
+        self._looked -= learning and self._looked > 0
+        return learning, False
 
     def read(self, embeddings: Tensor, own: Int[Tensor, " n"] | None = None) -> Recalled | None:
         """Return what is stored, to be compared with ``embeddings``; None while that is nothing.
@@ -217,7 +272,10 @@ class CrossBatchMemory(Slots):
         """Count a training step and store its batch, once the memory has begun."""
         self._measure_drift(embeddings, ids, counts)
         self.step += 1
-        return self._store(embeddings, labels, ids, counts) if self.step > self.start_after else None
+        if self.step > self.start_after:
+            return self._store(embeddings, labels, ids, counts)
+        self._last = LastBatch(embeddings.detach(), labels, {name: getattr(self, name) for name in COUNTED})
+        return None
 
     @torch.no_grad()
     def _measure_drift(self, embeddings: Tensor, ids: Tensor | None, counts: Sequence[int] | None) -> None:
@@ -236,6 +294,8 @@ class CrossBatchMemory(Slots):
     def _checked(self, embeddings: Any, labels: Any, ids: Any, counts: Sequence[int] | None) -> Tensor:
         """Refuse a batch that cannot be stored, or does not fit what is stored; return its labels."""
         labels = check_batch(embeddings, labels, ids, None if counts is None else sum(counts))
+        if self.dim is not None:
+            check_dim(embeddings, self.dim)
         if self.embeddings is not None and self.labels is not None:
             if self.sharded:
                 check_ranks(self._place)

@@ -8,34 +8,46 @@ from torch import Tensor
 from nearfar.distributed import rank, world_size
 from nearfar.errors import NearfarError, suggest
 from nearfar.inputs import check_embeddings, relate, shown
+from nearfar.numbers import brief, number, whole_number
 from nearfar.similarity import Relevance
 
 Combine = Literal["together", "sum", "memory"]
 Enqueue = Literal["after", "before"]
 
 
+MOST = 2**40
+"""Embeddings, steps or dimensions beyond which a number can only be a mistake."""
+
+
 def check_settings(
-    size: Any, start_after: Any, dtype: torch.dtype | None, combine: str, weight: float, enqueue: str
-) -> None:
-    """Refuse settings of a memory that make no sense.
+    size: Any, start_after: Any, dim: Any, dtype: Any, combine: str, weight: Any, enqueue: str
+) -> tuple[int, int, int | None, float]:
+    """Refuse settings of a memory that make no sense; return its numbers, as Python's.
 
     Raises:
         NearfarError: if one does.
     """
-    for name, value, least in (("size", size, 1), ("start_after", start_after, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise NearfarError(f"{name} of a memory must be a whole number, {least} or more; got {value!r}.")
+    size, start_after = (
+        _counted(name, value, least)
+        for name, value, least in (("size", size, 1), ("start_after", start_after, 0))
+    )
+    dim = None if dim is None else _counted("dim", dim, 1)
     for name, word, known in (
         ("combine", combine, list(get_args(Combine))),
         ("enqueue", enqueue, list(get_args(Enqueue))),
     ):
         if word not in known:
             raise NearfarError(
-                f"{name} {word!r} is not one of {', '.join(known)}.{suggest(str(word), known)}"
+                f"{name} {brief(word)} is not one of {', '.join(known)}.{suggest(str(word), known)}"
             )
-    if dtype is not None and not dtype.is_floating_point:
-        raise NearfarError(f"dtype of a memory must be a floating-point type; got {dtype}.")
-    if not weight >= 0 or (weight != 1.0 and combine != "sum"):
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise NearfarError(f"dtype of a memory must be a floating-point type; got {brief(dtype)}.")
+    given, weight = weight, number(weight)
+    if weight is None or abs(weight) > MOST:
+        raise NearfarError(
+            f"weight of a memory must be a finite number of at most {MOST}; got {brief(given)}."
+        )
+    if weight < 0 or (weight != 1.0 and combine != "sum"):
         raise NearfarError(
             f'weight must not be negative, and weighs the memory with combine="sum" alone; got {weight} '
             f"with combine={combine!r}."
@@ -44,6 +56,30 @@ def check_settings(
         raise NearfarError(
             "a batch stored before its loss would be among the candidates twice; set "
             'combine="sum" or combine="memory" with it, or enqueue="after".'
+        )
+    return size, start_after, dim, weight
+
+
+def _counted(name: str, given: Any, least: int) -> int:
+    value = whole_number(given)
+    if value is None or not least <= value <= MOST:
+        most = f", and at most {MOST}" if value is not None and value > MOST else ""
+        raise NearfarError(
+            f"{name} of a memory must be a whole number, {least} or more{most}; got {brief(given)}."
+        )
+    return value
+
+
+def check_dim(embeddings: Tensor, dim: int) -> None:
+    """Refuse embeddings of another dimension than a memory was created for.
+
+    Raises:
+        NearfarError: if they are.
+    """
+    if embeddings.shape[1] != dim:
+        raise NearfarError(
+            f"this memory was created with dim={dim} but the embeddings have {embeddings.shape[1]} "
+            f"dimensions; create it with dim={embeddings.shape[1]}."
         )
 
 

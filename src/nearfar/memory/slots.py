@@ -10,42 +10,10 @@ from torch import Tensor, nn
 from nearfar.distributed import rank, world_size
 from nearfar.errors import NearfarError
 from nearfar.memory import ranks
-from nearfar.memory.refusals import check_ranks
+from nearfar.memory.again import LastBatch, overwritten
+from nearfar.memory.refusals import check_dim, check_ranks
+from nearfar.memory.state import COUNTED, DEALT, NAMES, ROWS, Like, read, take_out
 from nearfar.similarity.stable import full_precision
-
-KEPT = ("embeddings", "inverse", "labels", "ids", "made")
-DEALT = ("embeddings", "inverse", "made")
-"""Of what is kept, that of which each rank of a sharded memory has its part."""
-COUNTED = ("added", "step", "cursor")
-
-
-def new_slots(
-    x: Tensor,
-    labels: Tensor,
-    *,
-    size: int,
-    held: int,
-    ids: bool,
-    device: torch.device | None,
-    dtype: torch.dtype | None,
-) -> dict[str, Any]:
-    """Make room for rows like ``x`` with labels like ``labels``.
-
-    Args:
-        held: of ``size`` embeddings, those that are held here.
-        ids: whether rows have one each.
-        device, dtype: of the embeddings; None is that of ``x``.
-    """
-    near = labels.device
-    rows = torch.zeros(held, x.shape[1], dtype=dtype or x.dtype, device=device or x.device)
-    kind = torch.long if labels.ndim == 1 else torch.bool
-    return {
-        "embeddings": rows,
-        "inverse": torch.zeros(held, dtype=full_precision(rows[:0]).dtype, device=rows.device),
-        "labels": torch.zeros(size, *labels.shape[1:], dtype=kind, device=near),
-        "ids": torch.full((size,), -1, device=near) if ids else None,
-        "made": torch.full((held,), -1, device=near),
-    }
 
 
 def next_slots(count: int, size: int, added: int, device: torch.device) -> Int[Tensor, " new"]:
@@ -93,6 +61,7 @@ class Slots(nn.Module):
     made: Tensor | None
 
     size: int
+    dim: int | None
     device: torch.device | None
     dtype: torch.dtype | None
     xbm_compat: bool
@@ -103,6 +72,8 @@ class Slots(nn.Module):
         self.embeddings = self.inverse = self.labels = self.ids = self.made = None
         self.added = self.step = self.cursor = 0
         self._place = (0, 1)
+        self._like = Like()
+        self._last: LastBatch | None = None
 
     def __len__(self) -> int:
         """Return how many embeddings there are to compare with."""
@@ -117,38 +88,72 @@ class Slots(nn.Module):
         """Whether there are several ranks and each has a part."""
         return self.sharded and world_size() > 1
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return everything a resumed run needs; ``state_dict`` calls this, with ``sharded`` on all ranks."""
-        state = {name: getattr(self, name) for name in (*KEPT, *COUNTED)}
-        if self.labels is not None and self.sharded:
-            check_ranks(self._place)
-            if self.dealt_out:
-                to = self.labels.device
-                state |= {name: ranks.put_together(state[name].to(to), self.size) for name in DEALT}
-        return state
+    @property
+    def with_ids(self) -> bool:
+        """Whether there is an id for each row that is stored."""
+        return self.ids is not None
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``get_extra_state`` returned; ``load_state_dict`` calls this.
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Put down all that a resumed run needs; ``state_dict`` calls this, with ``sharded`` on all ranks."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        near = torch.device("cpu") if self.labels is None else self.labels.device
+        every: dict[str, Any] = self._like.rows(self.size, self.size, near, near)
+        if self.labels is not None:
+            every |= {name: rows for name in ROWS if (rows := getattr(self, name)) is not None}
+            if self.sharded:
+                check_ranks(self._place)
+            if self.dealt_out:
+                every |= {name: ranks.put_together(every[name].to(near), self.size) for name in DEALT}
+        for name in NAMES:
+            value = every[name] if name in ROWS else torch.tensor(int(getattr(self, name)))
+            destination[prefix + name] = value.clone()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take over what ``_save_to_state_dict`` has put down; ``load_state_dict`` calls this.
 
         Raises:
-            NearfarError: if the state is that of a memory of another size.
+            NearfarError: if the state is that of a memory of another size or dimension.
         """
-        stored = state["embeddings"]
-        if stored is not None and len(stored) != self.size:
-            raise NearfarError(
-                f"this memory has size {self.size} but the saved one has {len(stored)}; create it with "
-                "the same size, or begin with an empty one."
-            )
-        self._place = (rank(), world_size())
-        for name in KEPT:
-            value = state[name]
-            if value is not None:
-                value = ranks.own_part(value) if self.dealt_out and name in DEALT else value.clone()
-            setattr(self, name, value)
-        for name in COUNTED:
-            setattr(self, name, int(state[name]))
-        if stored is not None:
-            self._settle(stored)
+        found, missing = take_out(state_dict, prefix)
+        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if missing:
+            missing_keys.extend(missing if strict else [])
+            return
+        state = read(found, self.size)
+        self._place, self._last = (rank(), world_size()), None
+        if state["embeddings"] is not None:
+            self._learn_kind(state["embeddings"], state["labels"])
+        for name, value in state.items():
+            held = value
+            if isinstance(value, Tensor):
+                held = ranks.own_part(value) if self.dealt_out and name in DEALT else value.clone()
+            setattr(self, name, held)
+        if self.embeddings is not None:
+            self._settle(self.embeddings)
+
+    def _learn_kind(self, x: Tensor, labels: Tensor) -> None:
+        """Note what rows are like, for the empty copies of this memory as well.
+
+        Raises:
+            NearfarError: if they are of another dimension than the memory was created for.
+        """
+        if self.dim is not None:
+            check_dim(x, self.dim)
+        like = Like(x.shape[1], self.dtype or x.dtype, tuple(labels.shape[1:]), seen=True)
+        if not self._like.seen:
+            vars(self._like).update(vars(like))
+        elif like != self._like:
+            self._like = like
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -157,6 +162,7 @@ class Slots(nn.Module):
     ) -> Int[Tensor, " n"]:
         """Write rows into the ring; return the slot of each, -1 for those that are not held."""
         x = embeddings.detach()
+        before = {name: getattr(self, name) for name in COUNTED}
         if self.embeddings is None:
             self._create(x, labels, ids)
         self._settle(x)
@@ -178,6 +184,11 @@ class Slots(nn.Module):
         else:
             rows, there = x[good.to(x.device)], places
         rows, there = rows.to(self.embeddings.device), there.to(self.embeddings.device)
+        self._last = LastBatch(x, labels, before, slots)
+        self._last.over = overwritten(
+            [(name, getattr(self, name), there) for name in ("embeddings", "inverse")],
+            [(name, getattr(self, name), places) for name in ("labels", "ids")],
+        )
         self.embeddings[there] = rows
         self.inverse[there] = inverse_lengths(rows)
         self.labels[places] = labels[good].to(self.labels.dtype)
@@ -200,14 +211,16 @@ class Slots(nn.Module):
     def _create(self, x: Tensor, labels: Tensor, ids: Tensor | None) -> None:
         """Make room, now that dimensions and types are known."""
         self._place = (rank(), world_size())
+        self._learn_kind(x, labels)
         held = ranks.dealt(self.size)[rank()] if self.dealt_out else self.size
-        kinds = {"ids": ids is not None, "device": self.device, "dtype": self.dtype}
-        for name, value in new_slots(x, labels, size=self.size, held=held, **kinds).items():
+        for name, value in self._like.rows(self.size, held, labels.device, self.device or x.device).items():
             setattr(self, name, value)
+        if ids is None:
+            self.ids = None
 
     def _settle(self, x: Tensor) -> None:
         """Be where the batch is, embeddings on ``device`` where one was asked for."""
-        for name in KEPT:
+        for name in ROWS:
             value = getattr(self, name)
             if value is not None:
                 pinned = self.device is not None and name in ("embeddings", "inverse")

@@ -5,11 +5,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.pairs import Pairs
+from nearfar.similarity import Count
+
+MANY = 1024
+"""Of negatives for each anchor, a number that is taken as it is."""
 
 
 def counts(pairs: Pairs) -> Int[Tensor, " anchor"]:
     """Return how many positives each anchor has, as whole numbers."""
     return torch.bincount(pairs.positives.anchor, minlength=len(pairs))
+
+
+def at_most(pairs: Pairs, k: int) -> int:
+    """Return k, or the most negatives that an anchor has, where k is so many that it matters."""
+    if k <= MANY:
+        return k
+    (count,) = pairs.stream(Count())
+    return min(k, max(1, int(count.max()) if len(count) else 1))
 
 
 def places(pairs: Pairs, values: Float[Tensor, " positive"] | None = None) -> Int[Tensor, " positive"]:

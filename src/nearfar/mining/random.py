@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.mining.counter import key_of, names_of, uniforms
-from nearfar.mining.places import counts, places
+from nearfar.mining.places import at_most, counts, places
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, Sample
@@ -37,7 +37,7 @@ def random(
         )
     key, names = key_of(seed), names_of(pairs)
     (count,) = pairs.stream(Count())
-    rank = subsets(uniforms(key, names, keep_negatives), count.long())
+    rank = subsets(uniforms(key, names, at_most(pairs, keep_negatives)), count.long())
     # In the middle of its step, a draw of equal weights is exactly the negative of that rank.
     middle = (rank.clamp_min(0) + 0.5) / count.double().clamp_min(1)[:, None]
     (columns,) = pairs.stream(Sample(torch.zeros_like, middle))

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from inspect import Signature
 from typing import Any
 
 from nearfar.errors import NearfarError
+from nearfar.numbers import brief
 from nearfar.pairs import Pairs
 from nearfar.registered import Registry
+from nearfar.unseen import check_settings
 
 Function = Callable[..., Pairs]
 registry: Registry[Function] = Registry("mining rule")
@@ -25,11 +28,21 @@ class Rule:
         """Whether each anchor is mined by itself; a rule that looks ``over="batch"`` needs all of them."""
         return "batch" not in self.settings.values()
 
+    def __reduce__(self) -> tuple[Callable[..., "Rule"], tuple[str, str, dict[str, Any]]]:
+        """Pickle and copy by name: another process registers the rule when it imports its module."""
+        return rule_in, (registry[self.name].__module__, self.name, self.settings)
+
     def __call__(self, pairs: Pairs) -> Pairs:
         return registry[self.name](pairs, **self.settings)
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.settings.items())})"
+
+
+def rule_in(module: str, name: str, settings: dict[str, Any]) -> Rule:
+    """Return a rule with its settings, and import what registers it."""
+    import_module(module)
+    return Rule(name, dict(settings))
 
 
 def register_rule(function: Function) -> Function:
@@ -56,10 +69,10 @@ def create(
         mining = {"name": mining}
     if not isinstance(mining, Mapping):
         raise NearfarError(
-            f"mining takes a rule's name, a mapping with its settings, or a rule; got {mining!r}."
+            f"mining takes a rule's name, a mapping with its settings, or a rule; got {brief(mining)}."
         )
     if "name" not in mining:
-        raise NearfarError(f"mining needs a name, such as {{'name': 'hard'}}; got {dict(mining)!r}.")
+        raise NearfarError(f"mining needs a name, such as {{'name': 'hard'}}; got {brief(dict(mining))}.")
     name = mining["name"]
     own = {
         key: value
@@ -68,6 +81,7 @@ def create(
     }
     given = {key: value for key, value in mining.items() if key != "name"}
     rule = Rule(name, registry.complete(name, {**own, **given}))
+    check_settings(registry[name], "cosine", **rule.settings)
     return None if name == "all" else rule
 
 

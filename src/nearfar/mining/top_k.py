@@ -1,7 +1,7 @@
 """The few nearest negatives of each anchor."""
 
 from nearfar.errors import NearfarError
-from nearfar.mining.places import places
+from nearfar.mining.places import at_most, places
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import TopK
@@ -23,7 +23,7 @@ def top_k(pairs: Pairs, *, keep_negatives: int = 10, keep_positives: int | None 
             f"top_k keeps 1 or more of each kind; got keep_negatives={keep_negatives}, "
             f"keep_positives={keep_positives}."
         )
-    (columns,) = pairs.stream(TopK(keep_negatives))
+    (columns,) = pairs.stream(TopK(at_most(pairs, keep_negatives)))
     keep = (
         None
         if keep_positives is None

@@ -143,6 +143,9 @@ class PerClassStep:
         self.total = like.new_empty(classes)
 
     def visit(self, s: Tensor, own: Places, classes: slice, part: int) -> None:  # noqa: ARG002
+        if not len(s):
+            self.total[classes] = -torch.inf
+            return
         z = torch.mul(s, self.slope, out=_buffer("z", s))
         z[own] = -torch.inf
         top = z.amax(0)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from nearfar.data.samplers.live import LiveSampler
-from nearfar.data.samplers.members import deal_images, whole
+from nearfar.data.samplers.members import as_count, deal_images
 from nearfar.errors import DataError
 
 
@@ -52,7 +52,7 @@ class HardClassSampler(LiveSampler):
         momentum: float = 0.5,
     ) -> None:
         super().__init__(labels, classes_per_batch, images_per_class, seed=seed)
-        candidates = None if candidates is None else whole("candidates", candidates)
+        candidates = None if candidates is None else as_count("candidates", candidates)
         if candidates is not None and candidates < classes_per_batch:
             raise DataError(
                 f"candidates = {candidates} is less than classes_per_batch = {classes_per_batch}; "

@@ -79,7 +79,7 @@ def parents(members: Members, super_classes: Sequence[Any] | np.ndarray | Mappin
             "give one super-class for each image, or a mapping from class to super-class."
         )
     of_class = of_image[[images[0] for images in members.images]]
-    torn = np.flatnonzero(of_image != of_class[members.label])
+    torn = np.flatnonzero((members.label >= 0) & (of_image != of_class[members.label]))
     if len(torn):
         raise DataError(
             f"class {members.names[members.label[torn[0]]]} lies in two super-classes, "

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from nearfar.data.samplers.members import Members, flat_labels, whole
+from nearfar.data.samplers.members import Members, as_count, read_labels
 from nearfar.data.samplers.place import Place
 from nearfar.errors import DataError
 
@@ -51,13 +51,12 @@ class LiveSampler(Protocol):
         *,
         seed: int = 0,
     ) -> None:
-        self.labels = flat_labels(labels)
-        self.classes_per_batch = whole("batch.classes_per_batch", classes_per_batch)
-        self.images_per_class, self.seed = (
-            whole("batch.images_per_class", images_per_class),
-            whole("seed", seed),
-        )
-        self.members = Members(self.labels, self.classes_per_batch, self.images_per_class)
+        self.labels = read_labels(labels)
+        self.classes_per_batch, self.images_per_class, self.seed = classes_per_batch, images_per_class, seed
+        self.members = Members(self.labels, classes_per_batch, images_per_class)
+        self.seed = as_count("seed", seed)
+        self.classes_per_batch = self.members.classes_per_batch
+        self.images_per_class = self.members.images_per_class
         self.place, self.trained, self.ahead = Place(), 0, {}
 
     def draw(self, random: np.random.Generator) -> Int64[np.ndarray, " row"]:

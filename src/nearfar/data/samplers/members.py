@@ -1,48 +1,16 @@
 """The images of each class, and how a class deals them out in hands."""
 
 import logging
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64
 
 from nearfar.errors import DataError
-from nearfar.printable import quoted
+from nearfar.numbers import brief, whole_number
 
 log = logging.getLogger("nearfar")
-
-
-def flat_labels(labels: Any) -> Shaped[np.ndarray, " image"]:
-    """Return labels, of a list, an array or a tensor on any device, as an array.
-
-    Raises:
-        DataError: if there is not one whole number, or one name, for each image.
-    """
-    array = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
-    if array.ndim != 1:
-        raise DataError(
-            f"labels have the shape {list(array.shape)}; a sampler takes one label for each image, so give "
-            "a flat array of them."
-        )
-    if array.dtype.kind == "f":
-        if not np.all(np.isfinite(array) & (array % 1 == 0)):
-            raise DataError(f"labels are {array.dtype} and not all whole; a label is a whole number.")
-        return array.astype(np.int64)
-    return array
-
-
-def whole(name: str, value: Any) -> int:
-    """Return a whole number of any kind as Python's own, which a checkpoint can hold.
-
-    Raises:
-        DataError: if it is none.
-    """
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise DataError(f"{name} is a whole number; got {quoted(value)}.") from None
 
 
 class Members:
@@ -51,13 +19,13 @@ class Members:
     Classes are counted from 0 here, in the order of their labels.
 
     Args:
-        labels: class of each image.
+        labels: class of each image; those that are masked are left out.
         classes_per_batch: P, at most the number of classes.
         images_per_class: K, at least 2.
 
     Attributes:
         names: the label of each class.
-        label: the class of each image.
+        label: the class of each image; -1 for those that are masked, which no batch holds.
         sizes: how many images each class has.
         images: the images of each class, in the order of the set.
         hands: how many hands of K images it takes to show each class whole.
@@ -69,14 +37,20 @@ class Members:
     def __init__(
         self, labels: Int64[Any, " image"] | Sequence[int], classes_per_batch: int, images_per_class: int
     ) -> None:
+        classes_per_batch = as_count("classes_per_batch", classes_per_batch)
+        images_per_class = as_count("images_per_class", images_per_class)
         self.classes_per_batch, self.images_per_class = classes_per_batch, images_per_class
         if images_per_class < 2:
             raise DataError(
                 f"images_per_class = {images_per_class} gives no positive pair; "
                 "set batch.images_per_class to 2 or more."
             )
-        self.names, self.label = np.unique(flat_labels(labels), return_inverse=True)
-        self.sizes = np.bincount(self.label)
+        given = read_labels(labels)
+        there = np.flatnonzero(~np.ma.getmaskarray(given))
+        self.names, of_these = np.unique(np.ma.getdata(given)[there], return_inverse=True)
+        self.label = np.full(len(given), -1)
+        self.label[there] = of_these
+        self.sizes = np.bincount(of_these)
         if len(self.sizes) < 2:
             raise DataError(
                 f"there is {len(self.sizes)} training class; training needs two or more, and a data set that "
@@ -87,7 +61,7 @@ class Members:
                 f"classes_per_batch = {classes_per_batch} but there are {len(self.sizes)} training classes; "
                 f"set batch.classes_per_batch between 2 and {len(self.sizes)}."
             )
-        self.images = np.split(np.argsort(self.label, kind="stable"), np.cumsum(self.sizes)[:-1])
+        self.images = np.split(there[np.argsort(of_these, kind="stable")], np.cumsum(self.sizes)[:-1])
         self.hands = -(-self.sizes // images_per_class)
         small = int((self.sizes < images_per_class).sum())
         if small:
@@ -105,7 +79,7 @@ class Members:
     @property
     def batches(self) -> int:
         """How many batches show as many images as there are."""
-        return -(-len(self.label) // (self.classes_per_batch * self.images_per_class))
+        return -(-int(self.sizes.sum()) // (self.classes_per_batch * self.images_per_class))
 
     def deal(
         self, chosen: Int64[np.ndarray, "step place"], random: np.random.Generator
@@ -118,6 +92,37 @@ class Members:
         for images, places in zip(self.images, np.split(by_class, np.cumsum(turns)[:-1]), strict=True):
             flat[places] = deal_images(images, self.images_per_class, len(places), random)
         return rows.reshape(len(chosen), -1)
+
+
+def read_labels(labels: Any) -> np.ndarray:
+    """Return one label for each image, of a list, an array (masked or not) or a tensor on any device.
+
+    Raises:
+        DataError: if there is not one whole number, or one name, for each image.
+    """
+    given = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asanyarray(labels)
+    if given.ndim != 1:
+        raise DataError(
+            f"labels has shape {list(given.shape)}; a sampler takes one label for each image, [n]"
+            f"{', such as labels.flatten()' if given.ndim and given.size == len(given) else ''}."
+        )
+    if given.dtype.kind == "f":
+        if not np.all(np.isfinite(given) & (given % 1 == 0)):
+            raise DataError(f"labels are {given.dtype} and not all whole; a label is a whole number.")
+        return given.astype(np.int64)
+    return given
+
+
+def as_count(name: str, value: Any) -> int:
+    """Return a whole number of numpy, torch or Python as Python's.
+
+    Raises:
+        DataError: if it is none.
+    """
+    found = whole_number(value)
+    if found is None:
+        raise DataError(f"{name} must be a whole number; got {brief(value)}.")
+    return found
 
 
 def deal_images(

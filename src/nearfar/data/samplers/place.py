@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nearfar.data.samplers.members import whole
+from nearfar.data.samplers.members import as_count
 from nearfar.errors import CheckpointError
 
 
@@ -26,7 +26,7 @@ class Place:
 
     def go_to(self, epoch: int) -> bool:
         """Go to the beginning of ``epoch``, unless it is coming already; say whether anything changed."""
-        epoch = whole("epoch", epoch)
+        epoch = as_count("epoch", epoch)
         stays = self.coming and epoch == self.epoch
         if not stays:
             self.epoch, self.position = epoch, 0

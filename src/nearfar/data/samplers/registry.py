@@ -10,9 +10,11 @@ import numpy as np
 from nearfar.data.samplers.balanced import Balanced, By
 from nearfar.data.samplers.hard_classes import HardClassSampler
 from nearfar.data.samplers.hierarchical import Hierarchical
+from nearfar.data.samplers.members import as_count, read_labels
 from nearfar.data.samplers.planned import PKSampler
 from nearfar.data.samplers.protocol import BatchSampler
 from nearfar.errors import DataError, suggest
+from nearfar.missing import warn_of_missing
 from nearfar.registered import Registry
 
 Labels = Sequence[int] | np.ndarray
@@ -38,6 +40,7 @@ def create_sampler(
     seed: int = 0,
     *,
     columns: Mapping[str, np.ndarray] | None = None,
+    unlabelled: int | None = None,
     **settings: Any,
 ) -> BatchSampler:
     """Make a sampler by its name.
@@ -48,6 +51,7 @@ def create_sampler(
         classes_per_batch: P.
         images_per_class: K, 2 or more.
         seed: of the draw.
+        unlabelled: the label of images that have none, such as -1: no batch holds them.
         columns: of the table; a setting with one value for each image may name one of these.
         settings: of the sampler; see ``describe(name)``.
 
@@ -57,6 +61,11 @@ def create_sampler(
     if isinstance(column := settings.get("super_classes"), str):
         settings["super_classes"] = _column(column, columns or {})
     complete = registry.complete(name, settings)
+    labels = read_labels(labels)
+    if unlabelled is not None:
+        labels = np.ma.masked_equal(labels, as_count("unlabelled", unlabelled))
+    else:
+        warn_of_missing(labels, "they are drawn as one class", "create_sampler")
     return registry[name](labels, classes_per_batch, images_per_class, seed, **complete)
 
 
