@@ -17,6 +17,8 @@ from nearfar.losses.arithmetic import Arithmetic
 from nearfar.losses.batch import Batch
 from nearfar.losses.classes import meet
 from nearfar.losses.everyone import meet_ranks, wanted
+from nearfar.losses.finite import Verdict, judge
+from nearfar.losses.recomputed import recomputed
 from nearfar.losses.refusals import (
     check_call,
     check_labels,
@@ -70,7 +72,8 @@ class Loss(Arithmetic):
             memory: embeddings of past steps, compared with as well; in training it takes in this batch.
 
         Returns:
-            A scalar, or one value per anchor with ``reduction="none"``.
+            A scalar, or one value per anchor with ``reduction="none"``. Where any number given or learned is
+            NaN or infinite, all of it is NaN, on all ranks, and so is the gradient.
 
         Raises:
             NearfarError: if shapes or types do not fit.
@@ -80,12 +83,16 @@ class Loss(Arithmetic):
             self.shard.check(self.name)
         if self.across_ranks and world_size() > 1:
             across = self._meet_ranks(batch, memory)
+            judged = across.everyone.verdict
             with across.same_draws(self._draws):
-                result = self._value(across.everyone.batch, memory, across)
+                result = self._value(across.everyone.batch, batch, memory, across, judged)
         else:
             check_call(self.name, self._entry, batch)
-            result = self._value(batch, memory, None)
-        return result.to(torch.promote_types(embeddings.dtype, torch.float32))
+            judged = judge((embeddings, candidates, *self.numbers))
+            result = self._value(judged.batch(batch), batch, memory, None, judged)
+        if self.last is not None:
+            self.last = replace(self.last, verdict=judged)
+        return judged.value(result).to(torch.promote_types(embeddings.dtype, torch.float32))
 
     @property
     def compares_with_the_batch(self) -> bool:
@@ -116,10 +123,20 @@ class Loss(Arithmetic):
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
 
     @property
+    def _steps(self) -> bool:
+        """Whether a call is a step of training, which moves the numbers that run over batches."""
+        return self.training and torch.is_grad_enabled() and not recomputed()
+
+    @property
     def _draws(self) -> bool:
         """Whether a call takes random numbers."""
         seedless = self.mining is not None and self.mining.settings.get("seed", 0) is None
         return seedless or (self.sample < 1 and self.training)
+
+    @property
+    def numbers(self) -> list[Tensor]:
+        """What its value depends on besides the batch: all that is learned, and settings that are tensors."""
+        return [*self.parameters(), *(x for x in self.settings.values() if isinstance(x, Tensor))]
 
     @property
     def _separable(self) -> bool:
@@ -147,6 +164,7 @@ class Loss(Arithmetic):
         everyone = meet_ranks(
             batch,
             check,
+            self.numbers,
             loss=self.name,
             sharded=self.shard is not None,
             training=self.training,
@@ -156,8 +174,19 @@ class Loss(Arithmetic):
         stored = memory.bytes_to_gather if isinstance(memory, CrossBatchMemory) else 0
         return Across.of(everyone, self._separable, self.proxies is None, self.weighs_anchors, stored)
 
-    def _value(self, batch: Batch, memory: CrossBatchMemory | None, across: Across | None) -> Tensor:
-        """Return the loss of a batch that has been checked."""
+    def _value(
+        self,
+        batch: Batch,
+        given: Batch,
+        memory: CrossBatchMemory | None,
+        across: Across | None,
+        judged: Verdict,
+    ) -> Tensor:
+        """Return the loss of a batch that has been checked; where it was not finite, any number.
+
+        Args:
+            given: this rank's, as it was given: a memory leaves rows out that are not finite.
+        """
         labels, learning = batch.labels, past.learning(memory, self.training)
         everywhere = meet(self.name, self.class_labels, labels, self.sample if self.training else 1.0)
         met = everywhere
@@ -168,9 +197,11 @@ class Loss(Arithmetic):
         remembers = memory is not None and counts is None
         if across is not None and (remembers or self._entry.update is not None):
             every = across.embeddings
+        stored = given.embeddings if across is None or not remembers else across.of_all(given.embeddings)
+        moving = every if self._steps else None
         comparisons = past.recall(
             memory,
-            every,
+            stored,
             labels,
             batch.candidates,
             batch.ids,
@@ -202,7 +233,7 @@ class Loss(Arithmetic):
         ) -> Compared:
             if met is not None and self.proxies is not None:
                 apart = others if isinstance(others, Apart) else None
-                return [(1.0, self._against_classes(anchors, learned[0], met, rows, every, apart))]
+                return [(1.0, self._against_classes(anchors, learned[0], met, rows, moving, apart, judged))]
             assert not isinstance(others, Apart)
             own = dict(zip(self.learned, learned, strict=True))
             return [
@@ -210,7 +241,10 @@ class Loss(Arithmetic):
                 for share, recalled in comparisons
             ]
 
-        parameters = [*([] if self.proxies is None else [self.proxies]), *self.learned.values()]
+        parameters = [
+            *(judged.vectors(x) for x in (self.proxies,) if x is not None),
+            *(judged.rows(x) for x in self.learned.values()),
+        ]
         with torch.autocast(every.device.type, enabled=False):
             call = Alone(batch, ahead) if across is None else across
             if across is not None and self.shard is not None:
@@ -221,7 +255,7 @@ class Loss(Arithmetic):
                 compute, parameters, self.reduction, weights, self.tilt, lambda: self._listed
             )
         if memory is not None and learning and isinstance(labels, Tensor):
-            memory.take_in(every, labels, batch.ids, counts)
+            memory.take_in(stored, labels, batch.ids, counts)
         if not listed and not self._warned and self._entry.needs != "nothing":
             self._warned = True
             if across is None or rank() == 0:

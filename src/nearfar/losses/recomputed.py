@@ -1,0 +1,13 @@
+"""Whether ``torch.utils.checkpoint`` calls a loss once more, for the gradient of a step that it has seen."""
+
+import torch
+
+
+def recomputed() -> bool:
+    """Say so of this call.
+
+    Within a backward pass, with hooks on what is saved: so the checkpoint without re-entry computes again.
+    The one with re-entry had no gradient when it computed first: there the second time is the step.
+    """
+    in_backward = torch._C._current_graph_task_id() >= 0
+    return in_backward and torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
