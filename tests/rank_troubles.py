@@ -57,17 +57,79 @@ def types(rank: int) -> str:
 
 
 @trouble
-def not_finite(rank: int) -> str:
-    x, labels = rows(rank)
-    x[2, 1] = torch.nan if last(rank) else 0.0
-    return sentence(lambda: nearfar.losses.create("supcon")(x, labels))
+def not_finite(rank: int) -> dict[str, list[Tensor]]:
+    """Something is NaN or infinite on the last rank alone: every value and gradient of all ranks."""
+    found = {}
+    for exchange in ("gather", "ring"):
+        settings.exchange = exchange
+        for name, create in {
+            "supcon": {},
+            "triplet": {"mining": "hard"},
+            "margin": {"mining": "semi_hard", "backend": "tiled"},
+            "multi_similarity": {"mining": "multi_similarity"},
+            "clip": {},
+            "uniformity": {},
+            "histogram": {"bins": 5},
+            "proxy_anchor": {"classes": 3, "dim": 4},
+            "adaface": {"classes": 3, "dim": 4},
+            "curricular_face": {"classes": 3, "dim": 4, "sharded": True},
+        }.items():
+            torch.manual_seed(0)
+            loss, (x, labels) = nearfar.losses.create(name, **create), rows(rank)
+            x[2, 1] = torch.nan if last(rank) else 0.0
+            x.requires_grad_()
+            value = loss(x, labels)
+            gradients = torch.autograd.grad(value, [x, *loss.parameters()])
+            found[f"{name} {exchange}"] = [value.detach(), *gradients]
+            for key, running in loss.named_buffers():
+                if key.startswith("running_"):
+                    assert running == loss._entry.running[key.removeprefix("running_")]
+            y = rows(rank)[0].requires_grad_()
+            assert loss(y, labels).isfinite()
+            if name in ("supcon", "clip"):
+                z = rows(rank + 5)[0]
+                z[0, 0] = torch.inf if last(rank) else 0.0
+                value = loss(y, labels, z.requires_grad_(), labels)
+                found[f"{name} {exchange}, candidates"] = [
+                    value.detach(),
+                    *torch.autograd.grad(value, [y, z]),
+                ]
+    settings.exchange = "auto"
+    return found
 
 
 @trouble
-def infinite_candidates(rank: int) -> str:
-    (x, labels), y = rows(rank), rows(rank + 5)[0]
-    y[0, 0] = torch.inf if last(rank) else 0.0
-    return sentence(lambda: nearfar.losses.create("supcon")(x, labels, y, labels))
+def learned_is_not_finite(rank: int) -> dict[str, list[Tensor]]:
+    """Proxies of the last rank: its copy of all, or its own of classes that ranks share out."""
+    found = {}
+    for sharded in (False, True):
+        torch.manual_seed(0)
+        loss, (x, labels) = nearfar.losses.create("arcface", classes=8, dim=4, sharded=sharded), rows(rank)
+        with torch.no_grad():
+            loss.proxies[-1, 0] = torch.nan if last(rank) else 0.0
+        value = loss(x.requires_grad_(), labels)
+        found[f"sharded={sharded}"] = [value.detach(), *torch.autograd.grad(value, [x, loss.proxies])]
+    return found
+
+
+@trouble
+def memory_without_broken_rows(rank: int) -> dict[str, Any]:
+    """Every rank has the rows that are finite, of all ranks; each has a part where that is so."""
+    found = {}
+    for sharded, exchange in ((False, "gather"), (True, "gather"), (True, "ring")):
+        settings.exchange = exchange
+        memory = nearfar.CrossBatchMemory(60, sharded=sharded)
+        loss, values = nearfar.losses.create("triplet", mining="hard"), []
+        for _ in range(2):
+            x, labels = rows(rank)
+            x[2, 1] = torch.inf if last(rank) else 0.0
+            values.append(loss(x.requires_grad_(), labels, memory=memory).detach())
+        state = memory.state_dict()
+        state = state.get("_extra_state", state)
+        stored = state["embeddings"][: len(memory)].clone()
+        found[f"sharded={sharded} {exchange}"] = values, len(memory), stored
+    settings.exchange = "auto"
+    return found
 
 
 @trouble

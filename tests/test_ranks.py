@@ -110,8 +110,6 @@ def test_every_loss_with_every_rule_in_a_sharded_module(world_size, tmp_path):
 SENTENCES = {
     "dimensions": "NearfarError: rank 0 calls a loss with embeddings of 4 dimensions but rank {last} with embeddings of 5",
     "types": "NearfarError: rank 0 calls a loss with embeddings of torch.float32 but rank {last} with embeddings of torch.float64",
-    "not_finite": "NonFiniteError: embeddings of rank {last} hold NaN or infinity; the step stops on all {ranks} ranks.",
-    "infinite_candidates": "NonFiniteError: embeddings of rank {last} hold NaN or infinity",
     "too_few_labels": "NearfarError: rank {last}: labels has 4 rows but embeddings has 6; give one label for each embedding.",
     "no_tensor": "NearfarError: rank {last}: embeddings must be a torch tensor; got NoneType.",
     "other_labels": "NearfarError: rank 0 calls a loss with labels that are classes but rank {last} with labels of 3 tags",
@@ -129,6 +127,29 @@ SENTENCES = {
 def troubles(request):
     _, ranks = request.getfixturevalue(request.param)
     return [rank["troubles"] for rank in ranks]
+
+
+@pytest.mark.parametrize("name", ["not_finite", "learned_is_not_finite"])
+def test_a_bad_row_of_one_rank_is_heard_of_on_all(troubles, name):
+    for rank in troubles:
+        assert len(rank[name]) > 1
+        for what, (value, *gradients) in rank[name].items():
+            assert value.isnan(), what
+            assert gradients, what
+            assert not any(gradient.isfinite().any() for gradient in gradients), what
+
+
+def test_a_memory_of_ranks_has_the_other_rows(troubles):
+    whole = [rank_troubles.rows(k)[0] for k in range(len(troubles))]
+    for x in whole:
+        x[2, 1] = 0.0
+    whole[-1] = whole[-1][[0, 1, 3, 4, 5]]
+    expected = torch.cat([*whole, *whole])
+    for rank in troubles:
+        for what, (values, count, stored) in rank["memory_without_broken_rows"].items():
+            assert all(value.isnan() for value in values), what
+            assert count == len(expected), what
+            assert torch.equal(stored, expected), what
 
 
 @pytest.mark.parametrize("name", SENTENCES)

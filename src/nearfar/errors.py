@@ -4,7 +4,7 @@
     ├── DataError        a file, a folder, a table or an image
     ├── ConfigError      a key or a value of the configuration
     ├── CheckpointError  a saved model or run that does not fit
-    ├── NonFiniteError   embeddings of a rank that hold NaN or infinity
+    ├── NonFiniteError   NaN or infinity, where nothing can go on
     ├── Told             nothing more to say: the reason was told, here or by another process
     └── MissingExtra     (also ImportError) an optional dependency that is not installed
 
@@ -39,7 +39,7 @@ class CheckpointError(NearfarError):
 
 
 class NonFiniteError(NearfarError):
-    """NaN or infinity in the embeddings of a rank, of which all ranks hear."""
+    """NaN or infinity, where nothing can go on."""
 
 
 class Told(NearfarError):

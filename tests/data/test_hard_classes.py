@@ -170,6 +170,31 @@ def test_one_draw_is_of_its_place_and_means_alone():
     assert (before == np.random.get_state()[1]).all()  # noqa: NPY002
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
+def test_rows_that_are_not_finite_move_no_mean(wrong):
+    """As if the other rows had been the step; a class of which no row is left is not met."""
+    one, other = (HardClassSampler(LABELS, 3, 2, seed=2) for _ in range(2))
+    for ids in one:
+        x = embed(ids).double().numpy()
+        x[[0, 4, 5], 1] = wrong
+        one.update(ids, x)
+        other.update([ids[k] for k in (1, 2, 3)], x[1:4])
+    assert np.isfinite(one.means).all()
+    assert np.array_equal(one.means, other.means)
+    assert np.array_equal(one.met, other.met)
+    one.update(ids, np.full((6, 5), wrong))
+    assert np.array_equal(one.means, other.means)
+
+
+def test_a_huge_row_has_its_direction():
+    sampler = HardClassSampler(LABELS, 3, 2)
+    ids = next(iter(sampler))
+    sampler.update(ids, 1e30 * embed(ids))
+    plain = HardClassSampler(LABELS, 3, 2)
+    plain.update(ids, embed(ids))
+    np.testing.assert_allclose(sampler.means, plain.means, rtol=1e-6)
+
+
 def test_edges():
     two = HardClassSampler([0, 0, 1, 1], 2, 2)
     for epoch in range(3):

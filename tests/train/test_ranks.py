@@ -230,7 +230,7 @@ def test_batch_norm_is_told_of(two: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nan", "NaN"),
+        ("nan", "is not finite at step"),
         ("fails", "there is no memory left for this test"),
         ("hangs", "another process did not come within 4 seconds"),
     ],

@@ -76,6 +76,11 @@ class Across:
         """The embeddings of all ranks, without gradient."""
         return rows_of_all(self.everyone.batch.embeddings, self.everyone.counts)
 
+    def of_all(self, given: Float[Tensor, "row dim"]) -> Float[Tensor, "all dim"]:
+        """The embeddings of all ranks as they were given, also where they are not finite."""
+        same = given is self.everyone.batch.embeddings
+        return self.embeddings if same else rows_of_all(given, self.everyone.counts)
+
     @cached_property
     def candidates(self) -> Float[Tensor, "all dim"] | None:
         """The candidates of all ranks, without gradient."""

@@ -13,6 +13,7 @@ from nearfar.losses.chunks import by_chunks
 from nearfar.losses.class_weights import ClassWeights
 from nearfar.losses.classes import Met
 from nearfar.losses.comparison import among_own, compare
+from nearfar.losses.finite import Verdict
 from nearfar.losses.fixed import keep_fixed
 from nearfar.losses.one_number import as_number, load_scalars
 from nearfar.losses.proxies import against_classes
@@ -152,14 +153,16 @@ class Arithmetic(nn.Module):
         proxies: Tensor,
         met: Met,
         rows: Tensor | None,
-        every: Tensor,
+        every: Tensor | None,
         apart: Apart | None,
+        judged: Verdict,
     ) -> tuple[Terms, ...]:
         """The same for a loss with proxies, the vectors of all classes.
 
         Args:
-            every: all rows of the batch, for the statistics that run over batches.
+            every: all rows of the batch, which move the statistics that run over batches; None for no move.
             apart: what to know of other ranks' classes, where ``proxies`` are of this rank's.
+            judged: whether the batch is finite.
         """
         kind = self._entry.proxies
         assert kind is not None
@@ -168,13 +171,13 @@ class Arithmetic(nn.Module):
         place = met.place if rows is None else met.place[rows]
         pairs = against_classes(anchors, vectors, place, geometry, self.backend, apart)
         running = {key: getattr(self, f"running_{key}") for key in self._entry.running}
-        if self.training and self._entry.update is not None:
+        if every is not None and self._entry.update is not None:
             with torch.no_grad():
                 seen = pairs.detach()
                 if rows is not None:
                     seen = against_classes(every, vectors.detach(), met.place, geometry, self.backend)
                 for key, value in self._entry.update(seen, running).items():
-                    running[key].copy_(value)
+                    running[key].copy_(judged.running(value, running[key]))
         parts = self._terms(pairs, None, {}, tuple(value.clone() for value in running.values()))
         self.last = Statistics.of(parts, pairs, mined=False)
         return parts
@@ -198,7 +201,7 @@ class Arithmetic(nn.Module):
         running: tuple[Tensor, ...] = (),
     ) -> tuple[Terms, ...]:
         own = {
-            name: as_number(value) if self.class_labels is None else taken(value, classes)
+            name: as_number(value) if classes is None else taken(value, classes)
             for name, value in learned.items()
         }
         value = self._entry.function(pairs, *running, **{**self.settings, **own})

@@ -16,7 +16,8 @@ def of_positives(pairs: Pairs, bins: int) -> Float[Tensor, "anchor node"]:
     """Histogram of each anchor's positives."""
     s, anchor = pairs.positives.similarity, pairs.positives.anchor
     place = (1 - s) * (bins / 2)
-    first = place.detach().floor().clamp(0, bins - 1)
+    # What is no number lies in node 0: no index is made of it, and its share is still no number.
+    first = place.detach().floor().nan_to_num(0.0).clamp(0, bins - 1)
     share = place - first
     at = anchor * (bins + 1) + first.long()
     flat = s.new_zeros(len(pairs) * (bins + 1))

@@ -1,6 +1,7 @@
 """What the ranks tell each other before a loss: how many rows they have, their labels, and what is wrong."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
@@ -11,11 +12,14 @@ from torch import Tensor
 from nearfar.distributed import rank, settings, world_size
 from nearfar.distributed.exchange import numbers_of_all, rows_of_all
 from nearfar.distributed.world import device_of
-from nearfar.errors import NearfarError, NonFiniteError
+from nearfar.errors import NearfarError
 from nearfar.losses.batch import Batch
+from nearfar.losses.finite import Verdict, judge, verdict
 from nearfar.losses.registry import registry
 from nearfar.memory import CrossBatchMemory
 from nearfar.similarity import Relevance
+
+logger = logging.getLogger("nearfar")
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 EXCHANGES = ("auto", "gather", "ring")
@@ -48,16 +52,18 @@ class Everyone:
     """A batch of all ranks.
 
     Attributes:
-        batch: labels, ids and weights of all ranks; the vectors are still those of this rank.
+        batch: labels, ids and weights of all ranks; the vectors are still those of this rank, made finite.
         counts: rows of each rank.
         candidate_counts: candidates of each rank; None without candidates.
         learning: what any rank wants the gradient of, as ``wanted`` says it.
+        verdict: whether what all ranks have given is finite.
     """
 
     batch: Batch
     counts: list[int]
     candidate_counts: list[int] | None
     learning: int
+    verdict: Verdict
 
     @property
     def bytes_to_gather(self) -> int:
@@ -83,6 +89,7 @@ def wanted(*groups: bool) -> int:
 def meet_ranks(
     batch: Batch,
     check: Callable[[], None],
+    numbers: Sequence[Tensor],
     *,
     loss: str,
     sharded: bool,
@@ -94,6 +101,7 @@ def meet_ranks(
 
     Args:
         check: raises what is wrong with this rank's arguments.
+        numbers: what else must be finite.
         loss: its name.
         sharded: whether the ranks share its classes out.
         memory: what is to be in the same state on all ranks.
@@ -102,7 +110,6 @@ def meet_ranks(
     Raises:
         NearfarError: the same on every rank, if one of them has called the loss wrongly, or otherwise than
             the others.
-        NonFiniteError: if a rank has a NaN or an infinity.
     """
     device, sentence = device_of(batch.embeddings), ""
     try:
@@ -115,6 +122,7 @@ def meet_ranks(
     else:
         sent = _packed(batch)
         own = _described(batch) | {
+            "finite": int(judge((batch.embeddings, batch.candidates, *numbers)).is_finite),
             "failed": 0,
             "numbers": len(sent),
             "loss": _number(loss, sharded),
@@ -127,25 +135,24 @@ def meet_ranks(
         dict(zip(keys, values, strict=True)) for values in numbers_of_all([own[key] for key in keys], device)
     ]
     lengths = [each["numbers"] for each in ranks]
-    numbers = rows_of_all(sent, lengths).split(lengths) if max(lengths) else [sent] * world_size()
-    _refuse(ranks, list(numbers))
+    parts = list(rows_of_all(sent, lengths).split(lengths)) if max(lengths) else [sent] * world_size()
+    _refuse(ranks, parts)
+    judged = verdict(_finite(ranks))
     counts = [each["rows"] for each in ranks]
     others = None if batch.candidates is None else [each["candidates"] for each in ranks]
     joint = 0
     for each in ranks:
         joint |= each["learning"]
-    return Everyone(_unpacked(batch, ranks, list(numbers)), counts, others, joint)
+    return Everyone(judged.batch(_unpacked(batch, ranks, parts)), counts, others, joint, judged)
 
 
 def _described(batch: Batch) -> dict[str, int]:
     x, y, labels = batch.embeddings, batch.candidates, batch.labels
     listed = isinstance(labels, Relevance)
-    finite = bool(x.isfinite().all()) and (y is None or bool(y.isfinite().all()))
     return {
         "rows": len(x),
         "candidates": 0 if y is None else len(y),
         "pairs": len(labels.pairs) if isinstance(labels, Relevance) else 0,
-        "finite": int(finite),
         "dim": x.shape[1],
         "dtype": DTYPES.index(x.dtype),
         "tags": -1 if listed else 0 if labels.ndim == 1 else labels.shape[1],
@@ -190,12 +197,16 @@ def _refuse(ranks: list[dict[str, int]], numbers: list[Tensor]) -> None:
                     f"rank 0 calls a loss with {words(ranks[0][key])} but rank {k} with {words(each[key])}; "
                     "all ranks must call the same losses in the same order, with the same kind of batch."
                 )
+
+
+def _finite(ranks: list[dict[str, int]]) -> bool:
+    """Say whether all are finite, and of which rank it is not so."""
     wrong = [k for k, each in enumerate(ranks) if not each["finite"]]
-    if wrong:
-        raise NonFiniteError(
-            f"embeddings of rank {wrong[0]} hold NaN or infinity; the step stops on all {len(ranks)} ranks. "
-            "Lower the learning rate, or look at that rank's images."
+    if wrong and rank() == 0:
+        logger.warning(
+            "rank %d gives its loss NaN or infinity; the loss is NaN on all %d ranks", wrong[0], len(ranks)
         )
+    return not wrong
 
 
 def _packed(batch: Batch) -> Int[Tensor, " number"]:

@@ -17,6 +17,8 @@ from nearfar.losses.arithmetic import Arithmetic
 from nearfar.losses.batch import Batch
 from nearfar.losses.classes import meet
 from nearfar.losses.everyone import meet_ranks, wanted
+from nearfar.losses.finite import Verdict, judge
+from nearfar.losses.recomputed import recomputed
 from nearfar.losses.refusals import (
     check_call,
     check_labels,
@@ -71,7 +73,8 @@ class Loss(Arithmetic):
             memory: embeddings of past steps, compared with as well; in training it takes in this batch.
 
         Returns:
-            A scalar, or one value per anchor with ``reduction="none"``.
+            A scalar, or one value per anchor with ``reduction="none"``. Where any number given or learned is
+            NaN or infinite, all of it is NaN, on all ranks, and so is the gradient.
 
         Raises:
             NearfarError: if shapes or types do not fit.
@@ -84,11 +87,16 @@ class Loss(Arithmetic):
             self.shard.check(self.name)
         if self.across_ranks and world_size() > 1:
             across = self._meet_ranks(batch, memory)
+            judged = across.everyone.verdict
             with across.same_draws(self._draws):
-                result = self._value(across.everyone.batch, memory, across)
+                result = self._value(across.everyone.batch, batch, memory, across, judged)
         else:
             check_call(self.name, self._entry, batch)
-            result = self._value(batch, memory, None)
+            judged = judge((batch.embeddings, batch.candidates, *self.numbers))
+            result = self._value(judged.batch(batch), batch, memory, None, judged)
+        if self.last is not None:
+            self.last = replace(self.last, verdict=judged)
+        result = judged.value(result)
         if kept is not None and self.reduction == "none" and self.weighs_anchors:
             result = result.new_zeros(len(embeddings)).index_copy(0, kept.to(result.device), result)
         return result.to(torch.promote_types(embeddings.dtype, torch.float32))
@@ -133,10 +141,20 @@ class Loss(Arithmetic):
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
 
     @property
+    def _steps(self) -> bool:
+        """Whether a call is a step of training, which moves the numbers that run over batches."""
+        return self.training and torch.is_grad_enabled() and not recomputed()
+
+    @property
     def _draws(self) -> bool:
         """Whether a call takes random numbers."""
         seedless = self.mining is not None and self.mining.settings.get("seed", 0) is None
         return seedless or (self.sample < 1 and self.training)
+
+    @property
+    def numbers(self) -> list[Tensor]:
+        """What its value depends on besides the batch: all that is learned, and settings that are tensors."""
+        return [*self.parameters(), *(x for x in self.settings.values() if isinstance(x, Tensor))]
 
     @property
     def _separable(self) -> bool:
@@ -164,6 +182,7 @@ class Loss(Arithmetic):
         everyone = meet_ranks(
             batch,
             check,
+            self.numbers,
             loss=self.name,
             sharded=self.shard is not None,
             training=self.training,
@@ -173,8 +192,19 @@ class Loss(Arithmetic):
         stored = memory.bytes_to_gather if isinstance(memory, CrossBatchMemory) else 0
         return Across.of(everyone, self._separable, self.proxies is None, self.weighs_anchors, stored)
 
-    def _value(self, batch: Batch, memory: CrossBatchMemory | None, across: Across | None) -> Tensor:
-        """Return the loss of a batch that has been checked."""
+    def _value(
+        self,
+        batch: Batch,
+        given: Batch,
+        memory: CrossBatchMemory | None,
+        across: Across | None,
+        judged: Verdict,
+    ) -> Tensor:
+        """Return the loss of a batch that has been checked; where it was not finite, any number.
+
+        Args:
+            given: this rank's, as it was given: a memory leaves rows out that are not finite.
+        """
         labels, (learning, again) = batch.labels, past.meets(memory, self.training)
         class_labels = self.classes_on(batch.embeddings.device)
         everywhere = meet(self.name, class_labels, labels, self.sample if self.training else 1.0)
@@ -187,9 +217,11 @@ class Loss(Arithmetic):
         remembers = memory is not None and counts is None
         if across is not None and (remembers or self._entry.update is not None):
             every = across.embeddings
+        stored = given.embeddings if across is None or not remembers else across.of_all(given.embeddings)
+        moving = every if self._steps else None
         comparisons = past.recall(
             memory,
-            every,
+            stored,
             labels,
             batch.candidates,
             batch.ids,
@@ -222,7 +254,7 @@ class Loss(Arithmetic):
         ) -> Compared:
             if met is not None and self.proxies is not None:
                 apart = others if isinstance(others, Apart) else None
-                return [(1.0, self._against_classes(anchors, learned[0], met, rows, every, apart))]
+                return [(1.0, self._against_classes(anchors, learned[0], met, rows, moving, apart, judged))]
             assert not isinstance(others, Apart)
             own = dict(zip(self.learned, learned, strict=True))
             return [
@@ -230,7 +262,10 @@ class Loss(Arithmetic):
                 for share, recalled in comparisons
             ]
 
-        parameters = [*([] if self.proxies is None else [self.proxies]), *self.learned.values()]
+        parameters = [
+            *(judged.vectors(x) for x in (self.proxies,) if x is not None),
+            *(judged.rows(x) for x in self.learned.values()),
+        ]
         with torch.autocast(every.device.type, enabled=False):
             call = Alone(batch, ahead) if across is None else across
             if across is not None and self.shard is not None:
@@ -241,12 +276,16 @@ class Loss(Arithmetic):
                 compute, parameters, self.reduction, weights, self.tilt, lambda: self._listed
             )
         if memory is not None and learning and isinstance(labels, Tensor):
-            memory.take_in(every, labels, batch.ids, counts)
-        if not listed and not self._warned and self._entry.needs != "nothing":
-            self._warned = True
-            if across is None or rank() == 0:
-                warn_without_positives(n)
+            memory.take_in(stored, labels, batch.ids, counts)
+        if not listed:
+            self._tell_of_no_positive(n)
         return result
+
+    def _tell_of_no_positive(self, n: int) -> None:
+        if not self._warned and self._entry.needs != "nothing":
+            self._warned = True
+            if not self.across_ranks or rank() == 0:
+                warn_without_positives(n)
 
     def _look_for_missing(self, batch: Batch) -> None:
         """Warn once of labels that say "missing"; on a device that is to be waited for, look a few times."""

@@ -10,6 +10,7 @@ from nearfar.distributed import settings
 from nearfar.losses.batch import Batch
 from nearfar.losses.classes import meet
 from nearfar.losses.comparison import compare
+from nearfar.losses.finite import judge
 from nearfar.losses.module import Loss
 from nearfar.losses.past import Share
 from nearfar.losses.weights import with_class_weights
@@ -70,7 +71,8 @@ def pair_slopes(
     alone: list[Share] = [(1.0, None)] if memory.combine == "sum" else []
     comparisons: list[Share] = [(recalled.weight, recalled), *alone]
     width = len(embeddings) + len(recalled.stored)
-    n, batch = len(embeddings), Batch(embeddings.detach(), labels, ids=ids)
+    judged = judge((embeddings, *loss.numbers))
+    n, batch = len(embeddings), judged.batch(Batch(embeddings.detach(), labels, ids=ids))
     drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(labels.device)
     most = max(FEWEST, MOST // width)
     if not loss._separable:
@@ -91,7 +93,8 @@ def pair_slopes(
         return None
     against, *itself = parts
     here = n if recalled.with_batch else 0
-    return PairSlopes(itself[0] if itself else against[:, :here], against[:, here:], n)
+    beside = itself[0] if itself else against[:, :here]
+    return PairSlopes(judged.value(beside), judged.value(against[:, here:]), n)
 
 
 def _derived(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.losses.finite import FINITE, Verdict
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, Sum
 
@@ -88,11 +89,13 @@ class Statistics:
         terms: the terms of the batch.
         pairs: its comparisons, before mining; None for a batch that was taken some anchors at a time.
         mined: whether a rule chose among them.
+        verdict: whether the batch was finite; else they are all NaN.
     """
 
     terms: Terms
     pairs: Pairs | None
     mined: bool
+    verdict: Verdict = FINITE
 
     @classmethod
     def of(cls, parts: Sequence[Terms], pairs: Pairs | None, mined: bool) -> "Statistics":
@@ -108,15 +111,15 @@ class Statistics:
         Mining keeps few terms, most of them not zero: then the share of anchors that have such a term.
         """
         if self.mined:
-            return (self.terms.active > 0).to(self.terms.active).mean()
-        return self.terms.active.sum() / self.terms.count.sum()
+            return self.verdict.value((self.terms.active > 0).to(self.terms.active).mean())
+        return self.verdict.value(self.terms.active.sum() / self.terms.count.sum())
 
     @cached_property
     def positive_similarity(self) -> Float[Tensor, ""]:
         """Mean similarity of all positive pairs; NaN when there are none, or too many to list."""
         if self.pairs is None:
             return self.terms.total.new_tensor(torch.nan)
-        return self.pairs.positives.similarity.mean()
+        return self.verdict.value(self.pairs.positives.similarity.mean())
 
     @cached_property
     def negative_similarity(self) -> Float[Tensor, ""]:
@@ -124,4 +127,4 @@ class Statistics:
         if self.pairs is None:
             return self.terms.total.new_tensor(torch.nan)
         total, count = self.pairs.stream(Sum(), Count())
-        return total.sum() / count.sum()
+        return self.verdict.value(total.sum() / count.sum())

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.errors import NearfarError
+from nearfar.errors import NonFiniteError
 from nearfar.losses import Loss
 
 COLLAPSED = 1e-3
@@ -47,7 +47,7 @@ _texts = {
 }
 
 
-class TrainingDiverged(NearfarError):
+class TrainingDiverged(NonFiniteError):
     """The loss or its gradient is not a finite number any more."""
 
 

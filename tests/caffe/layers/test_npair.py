@@ -212,8 +212,16 @@ def test_features_that_are_no_numbers_show_in_the_loss(backend, parity, method):
         ap_mining_method=method, an_mining_method=method, parity=parity, backend=backend
     )
     for wrong in (torch.nan, torch.inf):
+        x = batch(4, 3, 6)[0]
         x[5, 2] = wrong
-        assert npair(x, labels)["loss"].isnan()
+        x.requires_grad_()
+        *tops, asum = npair(x, labels).values()
+        assert all(top.isnan() for top in tops)
+        assert not asum.isfinite()
+        (gradient,) = torch.autograd.grad(tops[0], x)
+        assert gradient.isnan().all()
+        with torch.no_grad():
+            npair.selected(x, labels)
 
 
 @pytest.mark.parametrize(

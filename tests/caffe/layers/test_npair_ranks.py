@@ -39,14 +39,29 @@ def uneven(world_size):
         yield Problem(rows, labels, counts, settings, parity=seed % 2 == 0)
 
 
+def broken(world_size):
+    """A number of the last rank is NaN or infinite."""
+    for seed, wrong in enumerate((np.nan, np.inf)):
+        rows, labels, settings = problem(2000 + seed, 3 * world_size)
+        rows[-1, 0] = wrong
+        yield Problem(rows, labels, [3] * world_size, settings, parity=seed % 2 == 0)
+
+
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
 def solved(request, tmp_path_factory):
     """All problems of a world size, solved by one set of processes."""
     given, others = list(golden(request.param)), list(uneven(request.param))
-    every = [*(known for _, _, known in given), *others]
+    every = [*(known for _, _, known in given), *others, *broken(request.param)]
     answers = run(every, request.param, tmp_path_factory.mktemp("ranks"))
     split = len(given)
     return given, [a[:split] for a in answers], others, [a[split:] for a in answers]
+
+
+def test_a_number_that_is_not_finite_is_heard_of_on_all_ranks(solved):
+    for of_rank in solved[3]:
+        for found in of_rank[-2:]:
+            assert np.isnan(found["tops"][:4]).all()
+            assert np.isnan(found["grad"]).all()
 
 
 def close(found, expected, scale=0.0):

@@ -157,6 +157,22 @@ def test_one_group_has_no_negatives():
     assert not x.grad.any()
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("parity", [False, True])
+def test_a_number_that_is_not_finite(wrong, parity):
+    """Also in a row that no hinge reaches."""
+    for margin in (0.0, 1.0):
+        x = torch.nn.functional.one_hot(torch.arange(8) // 2).float()
+        x[5, 1] = wrong
+        x.requires_grad_()
+        layer = RankHardLoss(2, 2, 0.5, 0.5, margin=margin, parity=parity)
+        value = layer(x, torch.arange(8) // 2)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert value.isnan()
+        assert gradient.isnan().all()
+        layer.selected(x, torch.arange(8) // 2)
+
+
 def test_what_is_refused():
     for settings, sentence in [
         ({"neg_num": 0}, "neg_num of 1 or more; got 0"),

@@ -112,6 +112,18 @@ def test_by_hand():
     assert TripletSoftmaxLoss()(a, p, n).item() == pytest.approx(1 / (1 + np.e) ** 2)
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("parity", [False, True])
+def test_a_number_that_is_not_finite(wrong, parity):
+    for side in range(3):
+        sides = [torch.randn(4, 3, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+        sides[side][1, 2] = wrong
+        sides = [x.requires_grad_() for x in sides]
+        value = TripletSoftmaxLoss(parity=parity)(*sides)
+        assert value.isnan()
+        assert all(gradient.isnan().all() for gradient in torch.autograd.grad(value, sides))
+
+
 def test_what_is_refused():
     with pytest.raises(NearfarError, match=r"shapes \[2, 3\], \[2, 3\], \[3, 3\]"):
         TripletSoftmaxLoss()(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3, 3))

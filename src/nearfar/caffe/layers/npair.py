@@ -10,9 +10,10 @@ from nearfar.caffe.layers.bottoms import check_word, classes_of, numbered, rows_
 from nearfar.caffe.layers.gradients import replaced, scaled
 from nearfar.caffe.layers.retrieved import hits, overflowing, shown_to_the_layer
 from nearfar.caffe.published import METHODS, REGIONS
-from nearfar.distributed import gather_rows, rank, row_counts
+from nearfar.distributed import gather_rows, rank, row_counts, total
 from nearfar.errors import NearfarError
 from nearfar.losses.ahead import with_gradient
+from nearfar.losses.finite import judge, verdict
 from nearfar.losses.npair_mined import npair_mined
 from nearfar.mining import Rule, create
 from nearfar.pairs import Pairs
@@ -113,6 +114,8 @@ class NPairMultiClassLoss(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the tops in the order of the layer: loss, retrieval_top1, 5 and 10, feature_asum.
 
+        Where a feature of any rank is not finite, they are NaN, and so is the gradient.
+
         Args:
             features: [N, ...], taken as they are: put ``L2Normalize`` before it.
             labels: N whole numbers.
@@ -120,7 +123,11 @@ class NPairMultiClassLoss(nn.Module):
         Raises:
             NearfarError: if features and labels do not fit.
         """
-        x, classes, counts = self._bottoms(features, labels)
+        given, classes, counts = self._bottoms(features, labels)
+        judged = judge((given,))
+        if len(counts) > 1:
+            judged = verdict(not total(given.new_tensor([not judged.is_finite])).any())
+        x = judged.rows(given)
         metrics: list[Tensor] = []
 
         def value(inputs: Sequence[Tensor]) -> Tensor:
@@ -140,9 +147,8 @@ class NPairMultiClassLoss(nn.Module):
                     loss = with_gradient(value, [x])
             else:
                 loss = value([x])
-        asum = x.detach().abs().sum() / max(1, len(x))
-        # A threshold that is no number selects nothing: the loss would be 0 and nobody would notice.
-        loss = torch.where(asum.isfinite(), loss, torch.nan)
+        asum = given.detach().abs().sum() / max(1, len(x))
+        loss, metrics = judged.value(loss), [judged.value(each) for each in metrics]
         if self.tops == 1:
             return {"loss": replaced(loss, asum) if self.parity else loss}
         return dict(zip([*TOPS[: self.tops - 1], TOPS[-1]], [loss, *metrics, asum], strict=True))

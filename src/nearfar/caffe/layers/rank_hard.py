@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from nearfar.caffe.layers.bottoms import classes_of, numbered, rows_of
 from nearfar.caffe.layers.gradients import unweighted
 from nearfar.errors import NearfarError
+from nearfar.losses.finite import judge
 from nearfar.mining.random import random
 from nearfar.mining.rounding import slack
 from nearfar.pairs import Pairs
@@ -78,7 +79,7 @@ class RankHardLoss(nn.Module):
         labels: Shaped[Tensor, "n *one"],
         selected: Bool[Tensor, "n n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Return the loss.
+        """Return the loss, NaN where a feature is not finite.
 
         Args:
             features: [N, ...], taken as they are: put ``Norm`` before it.
@@ -90,6 +91,8 @@ class RankHardLoss(nn.Module):
                 group differ in label.
         """
         x, classes, anchors = self._bottoms(features, labels)
+        judged = judge((x,))
+        x = judged.rows(x)
         with torch.autocast(x.device.type, enabled=False):
             if selected is None:
                 columns = self._choose(x.detach(), classes, anchors)
@@ -100,7 +103,7 @@ class RankHardLoss(nn.Module):
             pair = at_pairs(x, x, anchors, anchors + 1, "dot")[place]
             terms = [(at_pairs(x, x, end, j, "dot") - pair + self.margin).relu() for end in (i, i + 1)]
         slots = self.neg_num * len(x) // self.pair_size * 2
-        value = (terms[0] + terms[1]).sum() / max(1, slots)
+        value = judged.value((terms[0] + terms[1]).sum() / max(1, slots))
         return unweighted(value) if self.parity else value
 
     @torch.no_grad()

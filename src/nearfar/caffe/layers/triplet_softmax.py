@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from nearfar.caffe.layers.bottoms import rows_of
 from nearfar.errors import NearfarError
+from nearfar.losses.finite import judge
 from nearfar.similarity.measure import row_by_row
 
 
@@ -34,7 +35,7 @@ class TripletSoftmaxLoss(nn.Module):
         positive: Float[Tensor, "b *dim"],
         negative: Float[Tensor, "b *dim"],
     ) -> Float[Tensor, ""]:
-        """Return the loss of B triplets.
+        """Return the loss of B triplets, NaN where a number is not finite.
 
         Raises:
             NearfarError: if the three differ in shape.
@@ -44,9 +45,11 @@ class TripletSoftmaxLoss(nn.Module):
             raise NearfarError(
                 f"anchor, positive and negative have shapes {shapes}; give one row of each for every triplet."
             )
-        a, p, n = (rows_of(x, "TripletSoftmaxLoss") for x in (anchor, positive, negative))
+        judged = judge((anchor, positive, negative))
+        sides = (rows_of(x, "TripletSoftmaxLoss") for x in (anchor, positive, negative))
+        a, p, n = (judged.rows(x) for x in sides)
         u, v = self._distance(a, p), self._distance(a, n)
-        return torch.sigmoid(u - v).square().sum() / max(1, len(a))
+        return judged.value(torch.sigmoid(u - v).square().sum() / max(1, len(a)))
 
     def extra_repr(self) -> str:
         return f"parity={self.parity}"

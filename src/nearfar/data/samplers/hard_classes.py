@@ -78,7 +78,8 @@ class HardClassSampler(LiveSampler):
 
     def learn(self, label: Int64[np.ndarray, " n"], embeddings: Float32[np.ndarray, "n dim"]) -> None:
         """Move the means of the classes in a step towards the embeddings they have now."""
-        unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        length = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
+        unit = (embeddings / np.maximum(length, 1e-12)).astype(np.float32)
         classes, place = np.unique(label, return_inverse=True)
         total = np.zeros((len(classes), unit.shape[1]), np.float32)
         np.add.at(total, place, unit)

@@ -120,6 +120,8 @@ class LiveSampler(Protocol):
     def update(self, ids: Any, embeddings: Any) -> None:
         """Take note of a training step: the rows it was made of, and what they were embedded as.
 
+        Nothing is learned from embeddings that are not finite.
+
         Raises:
             DataError: if there is not one embedding for each row.
         """
@@ -131,7 +133,10 @@ class LiveSampler(Protocol):
             )
         self.ahead.pop(self.trained, None)
         self.trained += 1
-        self.learn(self.members.label[rows], values.astype(np.float32, copy=False))
+        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite there
+            values = values.astype(np.float32, copy=False)
+        finite = np.isfinite(values).all(axis=1)
+        self.learn(self.members.label[rows[finite]], values[finite])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place, the settings, the batches not trained on yet and all that was learned."""
