@@ -85,7 +85,9 @@ def print_grid(titles: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequ
     """Print a table; columns listed in ``right`` are numbers."""
     grid = Grid(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for place, title in enumerate(titles):
-        grid.add_column(Text(printable(title)), justify="right" if place in right else "left", overflow="fold")
+        grid.add_column(
+            Text(printable(title)), justify="right" if place in right else "left", overflow="fold"
+        )
     for row in rows:
         # Text and not str: a name such as [red] is no markup.
         grid.add_row(*(Text(printable(_cell(cell))) for cell in row))
