@@ -42,6 +42,14 @@ def shortened(text: object, most: int = MOST) -> str:
     return printable(words)
 
 
+def written(text: str) -> bytes:
+    """Return a text of HTML, JSON or Markdown as UTF-8; what a name holds that is none stays as its escape.
+
+    Of a half of a surrogate pair the escape is JSON's own, so JSON stays what it was.
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
 def quoted(value: object, most: int = MOST) -> str:
     """Return ``repr(value)``, printable and at most ``most`` characters long, for a sentence about a value.
 

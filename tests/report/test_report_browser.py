@@ -132,3 +132,18 @@ def test_nothing_stands_out_of_the_page(browser, address, width, colours):
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(255, 255, 255)" if colours == "light" else "rgb(16, 18, 23)")
     page.close()
+
+
+@pytest.mark.parametrize("width", [360, 400, 700, 1000, 1200, 1400])
+def test_ten_neighbours_break_in_the_middle_or_not_at_all(browser, address, width):
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(address)
+    lines = page.evaluate(
+        """() => [...document.querySelectorAll(".row")].map(row => {
+          const tops = [...row.querySelectorAll(".near li")].map(li => Math.round(li.getBoundingClientRect().top));
+          return [...new Set(tops)].map(top => tops.filter(other => other === top).length);
+        })"""
+    )
+    assert lines
+    assert all(line in ([10], [5, 5]) for line in lines)
+    page.close()

@@ -185,6 +185,16 @@ def test_names_are_escaped_everywhere(tmp_path):
     assert json.loads(data)["names"] == classes
 
 
+def test_names_that_are_no_utf_8_or_hold_escapes(tmp_path):
+    classes = ["cl\udcff", "a\x1b[31mb", "c\u202ed"]
+    path = write_report(drawn_material(tmp_path, classes, 4), tmp_path / "out")
+    Page(path.read_text(encoding="utf-8"))
+    told = json.loads(path.with_name("result.json").read_text(encoding="utf-8"))
+    assert {line["name"] for line in told["classes"]} == set(classes)
+    (data,) = re.findall(r'id="points">(.*?)</script>', path.read_text(encoding="utf-8"), re.S)
+    assert json.loads(data)["names"] == classes
+
+
 def test_two_classes(tmp_path):
     path = write_report(drawn_material(tmp_path, ["left", "right"], 3), tmp_path / "out")
     page = Page(path.read_text(encoding="utf-8"))

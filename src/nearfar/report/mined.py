@@ -12,6 +12,7 @@ from nearfar.data.table import Table
 from nearfar.errors import require
 from nearfar.files import write_atomically
 from nearfar.offline import Mined
+from nearfar.printable import written
 from nearfar.report.decoding import Small
 from nearfar.report.figures import NARROW, percent
 from nearfar.report.queries import one_a_class
@@ -123,7 +124,7 @@ def write_mined(
         side=gallery.thumbnails.shown(SIDE),
     )
     path = Path(folder) / PAGE
-    write_atomically(path, page)
+    write_atomically(path, written(page))
     return path
 
 

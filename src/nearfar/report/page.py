@@ -11,6 +11,7 @@ import numpy as np
 
 from nearfar.errors import require
 from nearfar.files import write_atomically
+from nearfar.printable import written
 from nearfar.report.figures import percent, span
 from nearfar.report.map import Map, lay_out
 from nearfar.report.material import Material, Progress, quiet
@@ -57,11 +58,10 @@ def write_report(material: Material, folder: str | Path, *, progress: Progress |
     cards = strip(material, gallery, findings, seed)
     page = render(material, summary, findings, layout, gallery, cards)
     tell("write", 3, 4)
-    write_atomically(
-        folder / "result.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    numbers = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(folder / "result.json", written(numbers))
     write_atomically(folder / "report.png", draw_poster(summary, cards, gallery.thumbnails, material.nouns))
-    write_atomically(folder / "report.html", page)
+    write_atomically(folder / "report.html", written(page))
     tell("done", 4, 4)
     return folder / "report.html"
 
