@@ -29,6 +29,9 @@ NAMED = ("model", "preprocess")
 NOT_CONVERTED = ("mean", "std")
 """Buffers of an embedder that stay float32."""
 
+MARK = ', "checksum": "'
+"""What lies between a description and the checksum of its text."""
+
 ADVICE = "put it back as it was, or remove it: the weights carry a copy"
 AGAIN = "copy both files again from where they came, or save the model again"
 
@@ -47,15 +50,14 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], description: Mappin
     text = to_toml(description).encode()
     # A clone each: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    copy = json.dumps(description)
-    checks = json.dumps(
-        {
-            "checksums": {name: checksum(tensor) for name, tensor in tensors.items()},
-            "replaces": _fingerprint_in(folder),
-        }
-    )
+    checks = {
+        "checksums": {name: checksum(tensor) for name, tensor in tensors.items()},
+        "replaces": _replaced(folder, description["fingerprint"]),
+    }
+    copy = json.dumps({**description, "checks": checks})
     try:
-        content = save(tensors, {"nearfar": copy, "checks": checks, "checksum": _checksum_of(copy, checks)})
+        # One entry, since safetensors writes several in an order that changes from call to call.
+        content = save(tensors, {"nearfar": f'{copy[:-1]}{MARK}{_checksum_of(copy)}"}}'})
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"safetensors cannot hold these weights ({error}); nothing was written."
@@ -87,8 +89,9 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], Description]:
         raise CheckpointError(
             f"'{file}' was not written by nearfar, or is damaged: it says nothing of its model; {AGAIN}."
         )
-    checks = _checked(file, metadata, weights)
-    copy = read_description(_parsed(file, metadata["nearfar"], json.loads), file)
+    document = _parsed(file, metadata["nearfar"], json.loads)
+    checks = _checked(file, metadata["nearfar"], document, weights)
+    copy = read_description(document, file)
     description = _with(copy, file, beside, checks) if beside.exists() else copy
     if fingerprint(weights, {key: description.sections[key] for key in NAMED}) != description.fingerprint:
         raise CheckpointError(
@@ -171,15 +174,17 @@ def fingerprint(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -
     return digest.hexdigest()[:16]
 
 
-def _checked(file: Path, metadata: Mapping[str, str], weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def _checked(
+    file: Path, text: str, document: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> dict[str, Any] | None:
     """Return what the file says of itself, once it is sure to be as it was written; None in an old file."""
-    if not {"checks", "checksum"} & set(metadata):
+    before, mark, _ = text.rpartition(MARK)
+    if not mark and "checks" not in document:
         return None
-    written = metadata.get("checks", "")
-    if metadata.get("checksum") != _checksum_of(metadata["nearfar"], written):
+    checks = document.get("checks")
+    if not mark or document.get("checksum") != _checksum_of(before + "}") or not isinstance(checks, dict):
         raise CheckpointError(f"'{file}' is damaged: its header is not what was saved; {AGAIN}.")
-    checks = _parsed(file, written, json.loads)
-    if not isinstance(checks, dict) or not isinstance(checks.get("checksums"), dict):
+    if not isinstance(checks.get("checksums"), dict):
         raise CheckpointError(f"'{file}' is damaged: its checksums cannot be read; {AGAIN}.")
     expected = checks["checksums"]
     for name in sorted({*weights, *expected}):
@@ -236,17 +241,23 @@ def _toml(content: bytes) -> dict[str, Any]:
     return tomllib.loads(content.decode("utf-8-sig"))
 
 
-def _fingerprint_in(folder: Path) -> str | None:
-    """Return the fingerprint of the model that a new one replaces."""
+def _replaced(folder: Path, own: object) -> str | None:
+    """Return the fingerprint of the model that one with the fingerprint ``own`` replaces.
+
+    A model that is saved twice names the one before both times, so that its file is the same.
+    """
     try:
         found = _toml((folder / DESCRIPTION).read_bytes()).get("fingerprint")
-    except (OSError, ValueError, RecursionError):
+        if found == own:
+            with safe_open(folder / WEIGHTS, framework="pt") as opened:
+                found = json.loads((opened.metadata() or {})["nearfar"])["checks"]["replaces"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None
     return found if isinstance(found, str) else None
 
 
-def _checksum_of(copy: str, checks: str) -> str:
-    return f"{zlib.crc32(checks.encode(), zlib.crc32(copy.encode())):08x}"
+def _checksum_of(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _check_types(file: Path, weights: Mapping[str, Tensor], description: Description) -> None:
