@@ -1,6 +1,6 @@
 """What the ranks tell each other before a loss: how many rows they have, their labels, and what is wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
@@ -13,6 +13,7 @@ from nearfar.distributed.exchange import numbers_of_all, rows_of_all
 from nearfar.distributed.world import device_of
 from nearfar.errors import NearfarError, NonFiniteError
 from nearfar.losses.batch import Batch
+from nearfar.losses.digests import DIGESTS, digests
 from nearfar.losses.registry import registry
 from nearfar.memory import CrossBatchMemory
 from nearfar.similarity import Relevance
@@ -40,7 +41,7 @@ ALIKE: dict[str, Words] = {
 }
 MEMORY_SETTINGS = ("dtype", "combine", "weight", "enqueue", "xbm_compat", "start_after")
 # What may differ: whether the call failed at once, numbers to send, rows, …
-OWN = ("failed", "numbers", "rows", "candidates", "pairs", "finite", "learning")
+OWN = ("failed", "numbers", "rows", "candidates", "pairs", "finite", "learning", *DIGESTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,14 @@ class Everyone:
         counts: rows of each rank.
         candidate_counts: candidates of each rank; None without candidates.
         learning: what any rank wants the gradient of, as ``wanted`` says it.
+        told: what each rank said of its weights and rows; see ``digests``.
     """
 
     batch: Batch
     counts: list[int]
     candidate_counts: list[int] | None
     learning: int
+    told: list[dict[str, int]]
 
     @property
     def bytes_to_gather(self) -> int:
@@ -89,6 +92,7 @@ def meet_ranks(
     training: bool,
     memory: CrossBatchMemory | None,
     learning: int,
+    weights: Sequence[Tensor] | None = None,
 ) -> Everyone:
     """Exchange all but the vectors, in two collectives; every rank comes to the same verdict.
 
@@ -98,6 +102,7 @@ def meet_ranks(
         sharded: whether the ranks share its classes out.
         memory: what is to be in the same state on all ranks.
         learning: see ``wanted``.
+        weights: of the loss, where the ranks are to look whether they have the same, and other rows.
 
     Raises:
         NearfarError: the same on every rank, if one of them has called the loss wrongly, or otherwise than
@@ -120,6 +125,7 @@ def meet_ranks(
             "loss": _number(loss, sharded),
             "training": int(training),
             "learning": learning,
+            **(dict.fromkeys(DIGESTS, 0) if weights is None else digests(weights, batch)),
             **_described_memory(memory),
         }
     keys = (*OWN, *ALIKE)
@@ -134,7 +140,7 @@ def meet_ranks(
     joint = 0
     for each in ranks:
         joint |= each["learning"]
-    return Everyone(_unpacked(batch, ranks, list(numbers)), counts, others, joint)
+    return Everyone(_unpacked(batch, ranks, list(numbers)), counts, others, joint, ranks)
 
 
 def _described(batch: Batch) -> dict[str, int]:
