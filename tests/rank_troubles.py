@@ -325,3 +325,76 @@ def half_precision(rank: int) -> dict[str, Tensor]:
         found[exchange] = torch.autograd.grad(value, half)[0]
     settings.exchange = "auto"
     return found
+
+
+def told(calls: Callable[[], Any]) -> list[str]:
+    """What a rank is warned of, less what has nothing to do with weights and rows."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        calls()
+    words = ("the weights of", "one batch is there twice")
+    return [str(one.message) for one in found if any(word in str(one.message) for word in words)]
+
+
+def steps_of_descent(loss: nn.Module, rank: int, many: int, seed: Callable[[int], int]) -> None:
+    """As an engine does it that wraps the network alone: every rank moves the weights by its own gradient."""
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.5)
+    for step in range(many):
+        x, labels = rows(seed(rank) + 10 * step)
+        optimizer.zero_grad()
+        loss(x.requires_grad_(), labels).backward()
+        optimizer.step()
+
+
+@trouble
+def weights_that_go_apart(rank: int) -> dict[str, list[str]]:
+    def create(name: str, seed: int = 0, **more: Any) -> nn.Module:
+        torch.manual_seed(seed)
+        return nearfar.losses.create(name, classes=3, dim=4, **more)
+
+    def alike() -> None:
+        loss = DistributedDataParallel(create("arcface"))
+        optimizer = torch.optim.SGD(loss.parameters(), lr=0.5)
+        for step in range(4):
+            optimizer.zero_grad()
+            x, labels = rows(rank + 10 * step)
+            loss(x, labels).backward()
+            optimizer.step()
+
+    def frozen() -> None:
+        loss = create("arcface").requires_grad_(False)
+        for step in range(4):
+            loss(rows(rank + 10 * step)[0].requires_grad_(), rows(rank)[1])
+
+    return {
+        "alone": told(lambda: steps_of_descent(create("arcface"), rank, 5, lambda r: r)),
+        "other seeds": told(lambda: create("margin", seed=rank)(*rows(rank))),
+        "drawn apart": told(lambda: create("proxy_nca", seed=rank)(*rows(rank))),
+        "wrapped": told(alike),
+        "frozen": told(frozen),
+        "shared out": told(lambda: create("arcface", sharded=True)(*rows(rank))),
+        "no weights": told(lambda: nearfar.losses.create("supcon")(*rows(rank))),
+    }
+
+
+@trouble
+def one_batch_on_two_ranks(rank: int) -> dict[str, list[str]]:
+    loss = nearfar.losses.create("supcon")
+    x, labels = rows(0)
+    order = torch.arange(6).roll(rank)
+
+    def several() -> None:
+        for step in range(4):
+            loss(*rows(7 + step))
+
+    others = rows(rank)[0]
+    fresh = lambda: nearfar.losses.create("supcon")  # noqa: E731
+    return {
+        "every step": told(several),
+        "in another order": told(lambda: fresh()(x[order], labels[order])),
+        "other pictures of the same things": told(
+            lambda: fresh()(others, labels, ids=torch.arange(6).roll(rank))
+        ),
+        "its own": told(lambda: fresh()(others, labels, ids=torch.arange(6) + 6 * rank)),
+        "nothing": told(lambda: fresh()(x[:0], labels[:0])),
+    }

@@ -1,5 +1,6 @@
 """Losses over several ranks equal one process: values, gradients, weights of losses; and one verdict for all."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -235,3 +236,30 @@ def test_half_precision_travels_as_it_is(troubles):
         for exchange in ("gather", "ring"):
             own = whole[6 * rank : 6 * rank + 6]
             torch.testing.assert_close(found["half_precision"][exchange], own, rtol=0.01, atol=1e-3)
+
+
+def test_weights_that_go_apart_are_told_once(troubles):
+    """Rank 0 says it, with what helps; where an engine averages them, or nothing should, there is nothing to say."""
+    first, *others = [rank["weights_that_go_apart"] for rank in troubles]
+    for case in ("alone", "drawn apart"):
+        (sentence,) = first[case]
+        assert re.match(
+            r"the weights of \w+ on rank 0 are not those on rank 1: nothing averages them", sentence
+        )
+        assert "DistributedDataParallel(nn.ModuleDict(" in sentence
+    assert not any(first[case] for case in ("other seeds", "wrapped", "frozen", "shared out", "no weights"))
+    assert not any(said for rank in others for said in rank.values())
+
+
+def test_one_batch_on_two_ranks_is_told_once(troubles):
+    first, *others = [rank["one_batch_on_two_ranks"] for rank in troubles]
+    for case, what in [
+        ("every step", "rows"),
+        ("in another order", "rows"),
+        ("other pictures of the same things", "ids"),
+    ]:
+        (sentence,) = first[case]
+        assert sentence.startswith(f"ranks 0 and 1 gave supcon the same {what}: one batch is there twice.")
+    assert not first["its own"]
+    assert not first["nothing"]
+    assert not any(said for rank in others for said in rank.values())

@@ -82,6 +82,8 @@ class Arithmetic(nn.Module):
         for key, start in self._entry.running.items():
             self.register_buffer(f"running_{key}", torch.tensor(start))
         self.unlabelled = unlabelled
+        self._meetings = 0
+        self._told: set[str] = set()
         self._warned, self._listed, self._looks = False, 1, LOOKS
 
     def __getstate__(self) -> dict[str, Any]:

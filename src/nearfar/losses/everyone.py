@@ -14,6 +14,7 @@ from nearfar.distributed.exchange import numbers_of_all, rows_of_all
 from nearfar.distributed.world import device_of
 from nearfar.errors import NearfarError
 from nearfar.losses.batch import Batch
+from nearfar.losses.digests import DIGESTS, digests
 from nearfar.losses.finite import Verdict, judge, verdict
 from nearfar.losses.registry import registry
 from nearfar.memory import CrossBatchMemory
@@ -44,7 +45,7 @@ ALIKE: dict[str, Words] = {
 }
 MEMORY_SETTINGS = ("dtype", "combine", "weight", "enqueue", "xbm_compat", "start_after")
 # What may differ: whether the call failed at once, numbers to send, rows, …
-OWN = ("failed", "numbers", "rows", "candidates", "pairs", "finite", "learning")
+OWN = ("failed", "numbers", "rows", "candidates", "pairs", "finite", "learning", *DIGESTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ class Everyone:
         candidate_counts: candidates of each rank; None without candidates.
         learning: what any rank wants the gradient of, as ``wanted`` says it.
         verdict: whether what all ranks have given is finite.
+        told: what each rank said of its weights and rows; see ``digests``.
     """
 
     batch: Batch
@@ -64,6 +66,7 @@ class Everyone:
     candidate_counts: list[int] | None
     learning: int
     verdict: Verdict
+    told: list[dict[str, int]]
 
     @property
     def bytes_to_gather(self) -> int:
@@ -96,6 +99,7 @@ def meet_ranks(
     training: bool,
     memory: CrossBatchMemory | None,
     learning: int,
+    weights: Sequence[Tensor] | None = None,
 ) -> Everyone:
     """Exchange all but the vectors, in two collectives; every rank comes to the same verdict.
 
@@ -106,6 +110,7 @@ def meet_ranks(
         sharded: whether the ranks share its classes out.
         memory: what is to be in the same state on all ranks.
         learning: see ``wanted``.
+        weights: of the loss, where the ranks are to look whether they have the same, and other rows.
 
     Raises:
         NearfarError: the same on every rank, if one of them has called the loss wrongly, or otherwise than
@@ -128,6 +133,7 @@ def meet_ranks(
             "loss": _number(loss, sharded),
             "training": int(training),
             "learning": learning,
+            **(dict.fromkeys(DIGESTS, 0) if weights is None else digests(weights, batch)),
             **_described_memory(memory),
         }
     keys = (*OWN, *ALIKE)
@@ -143,7 +149,9 @@ def meet_ranks(
     joint = 0
     for each in ranks:
         joint |= each["learning"]
-    return Everyone(judged.batch(_unpacked(batch, ranks, parts)), counts, others, joint, judged)
+    return Everyone(
+        judged.batch(_unpacked(batch, ranks, parts)), counts, others, joint, verdict=judged, told=ranks
+    )
 
 
 def _described(batch: Batch) -> dict[str, int]:

@@ -16,6 +16,7 @@ from nearfar.losses.alone import Alone, Compared
 from nearfar.losses.arithmetic import Arithmetic
 from nearfar.losses.batch import Batch
 from nearfar.losses.classes import meet
+from nearfar.losses.digests import looked_at, warn_of_copies
 from nearfar.losses.everyone import meet_ranks, wanted
 from nearfar.losses.finite import Verdict, judge
 from nearfar.losses.recomputed import recomputed
@@ -188,9 +189,17 @@ class Loss(Arithmetic):
             training=self.training,
             memory=memory,
             learning=learning,
+            weights=self._own_weights() if looked_at(self._meetings) else None,
         )
+        self._meetings += 1
+        if rank() == 0:
+            warn_of_copies(everyone.told, self.name, self._told)
         stored = memory.bytes_to_gather if isinstance(memory, CrossBatchMemory) else 0
         return Across.of(everyone, self._separable, self.proxies is None, self.weighs_anchors, stored)
+
+    def _own_weights(self) -> list[Tensor]:
+        """The weights that all ranks should have alike: not those of classes that are shared out."""
+        return [] if self.shard is not None else list(self.parameters())
 
     def _value(
         self,
