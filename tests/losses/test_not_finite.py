@@ -183,6 +183,12 @@ def test_a_setting_that_is_a_tensor():
     told(create("margin", beta=torch.tensor(torch.nan), learn=False)(x, labels), x)
 
 
+def test_an_infinite_weight(judged):
+    x, weights = vectors().requires_grad_(), torch.ones(8)
+    weights[2] = torch.inf
+    told(create("triplet")(x, labels, weights=weights), x)
+
+
 def test_a_sum(judged):
     x = spoilt(vectors(), torch.inf, ROWS[0])
     both = nearfar.losses.Sum({"triplet": 1.0, "proxy_nca": 0.0, "uniformity": 0.1}, classes=4, dim=5)
