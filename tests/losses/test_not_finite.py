@@ -13,9 +13,20 @@ from torch.utils.checkpoint import checkpoint
 import nearfar
 from nearfar.errors import NearfarError
 from nearfar.losses import Loss, finite
+from nearfar.losses.bins import of_positives
 from nearfar.losses.pair_slopes import pair_slopes
 from nearfar.losses.registry import has_proxies
-from nearfar.similarity import Measure
+from nearfar.similarity import (
+    ArgMax,
+    HingeSum,
+    LogSumExp,
+    Max,
+    Measure,
+    Min,
+    OrderStatistic,
+    Sample,
+    TopK,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 
@@ -172,6 +183,12 @@ def test_a_setting_that_is_a_tensor():
     told(create("margin", beta=torch.tensor(torch.nan), learn=False)(x, labels), x)
 
 
+def test_an_infinite_weight(judged):
+    x, weights = vectors().requires_grad_(), torch.ones(8)
+    weights[2] = torch.inf
+    told(create("triplet")(x, labels, weights=weights), x)
+
+
 def test_a_sum(judged):
     x = spoilt(vectors(), torch.inf, ROWS[0])
     both = nearfar.losses.Sum({"triplet": 1.0, "proxy_nca": 0.0, "uniformity": 0.1}, classes=4, dim=5)
@@ -269,3 +286,61 @@ def test_running_numbers_move_once_where_a_step_is_computed_again(name, reentran
         value.backward()
         assert running(loss) == running(plain)
         assert torch.equal(x.grad, expected)
+
+
+@pytest.mark.parametrize("name", ["sphereface", "large_margin_softmax"])
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_huge_row_is_a_number(name, rows):
+    """|x|² is beyond float32 and |x| is not: as the definition has it in float64."""
+    x = vectors()
+    x[rows] *= 1e20
+    found = {}
+    for backend in ("dense", "tiled", "reference"):
+        y = (x.double() if backend == "reference" else x).requires_grad_()
+        loss = create(name, backend=backend).to(y.dtype)
+        value = loss(y, labels)
+        found[backend] = (value, *torch.autograd.grad(value, [y, loss.proxies]))
+    exact = found["reference"]
+    for one, other in zip(found["dense"], exact, strict=True):
+        assert (one.double() - other).norm() <= 1e-5 * other.norm()
+    assert found["tiled"][0].item() == pytest.approx(exact[0].item(), rel=1e-5)
+    assert all(each.isfinite().all() for each in found["tiled"])
+
+
+def test_a_huge_square_is_infinite_and_its_gradient_is_not():
+    x = vectors()
+    x[3] *= 1e20
+    value = create("l2_norm")(x.requires_grad_(), labels)
+    (gradient,) = torch.autograd.grad(value, x)
+    assert value.item() == torch.inf
+    torch.testing.assert_close(gradient, x.detach() / 8)
+
+
+@pytest.mark.parametrize("backend", ["dense", "tiled"])
+@pytest.mark.parametrize("bad", [*BAD, 3e38, 1.0])
+def test_pairs_alone_make_no_index_of_it(backend, bad):
+    """Below a loss there is no door: whatever comes out, places are places, and nothing is read beyond them."""
+    uniform = torch.rand(8, 2, generator=torch.Generator().manual_seed(0))
+    asked = [TopK(2), ArgMax(), Max(), Min(), OrderStatistic(rank=2), OrderStatistic(rank=5, over="batch")]
+    asked += [LogSumExp(scale=2.0), HingeSum(0.1), Sample(torch.square, uniform)]
+    turns = enumerate([*len(MEASURES) * [None], *RULES])
+    for (k, rule), rows in product(turns, ROWS):
+        measure = MEASURES[k % len(MEASURES)]
+        x = vectors()
+        x[rows, 1] = bad
+        x.requires_grad_()
+        pairs = nearfar.Pairs.within(x, labels, similarity=measure, backend=backend)
+        try:
+            pairs = pairs if rule is None else nearfar.mining.create(rule)(pairs)
+        except NearfarError:  # a rule that is for unit vectors
+            continue
+        negatives = pairs.stream(*asked)
+        for found in negatives:
+            assert found.is_floating_point() or ((found >= -1) & (found < 8)).all()
+        assert ((pairs.positives.candidate >= 0) & (pairs.positives.candidate < 8)).all()
+        s = pairs.positives.similarity
+        sums = [pairs.per_anchor(s, how).sum() for how in ("sum", "max", "min", "logsumexp")]
+        sums += [found.sum() for found in negatives if found.requires_grad]
+        torch.autograd.grad(torch.stack(sums).sum(), x)
+        if measure == "cosine":
+            of_positives(pairs, 5)

@@ -16,6 +16,7 @@ from nearfar.similarity import (
     HingeSum,
     LogSumExp,
     Max,
+    Min,
     OrderStatistic,
     SoftMean,
     SoftplusSum,
@@ -326,3 +327,16 @@ raise SystemExit(os.waitpid(child, 0)[1])
 def test_a_forked_worker_may_compute_a_loss_too():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=60, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("measure", ["euclidean", "squared_euclidean"])
+def test_a_maximum_and_a_sum_of_distances_in_one_pass(measure):
+    """In float32, where the gradient of distances is summed in float64."""
+    x, labels = batch(4, 3, 6)
+    found = []
+    for backend in ("tiled", "dense"):
+        y = x.float().requires_grad_()
+        pairs = Pairs.within(y, labels, similarity=measure, backend=backend)
+        value = torch.stack([each.sum() for each in pairs.stream(Max(), Min(), LogSumExp(scale=2.0))]).sum()
+        found.append(torch.autograd.grad(value, y)[0])
+    torch.testing.assert_close(*found)

@@ -54,8 +54,10 @@ def adaface(
     A long embedding, of a good image, gets an additive margin on the cosine (as ``cosface``), a short one a
     negative angular one. μ and σ start at 20 and 100 and move in training by 1 % towards each batch before it
     is judged (``loss.running_mean``, ``loss.running_spread``, in the state of the loss); they and q are
-    constants for the gradient, as in the paper. Give it embeddings of their own length, as ``nearfar
-    train`` does: on unit vectors q is the same for all. Proxies start uniform, scaled to unit length.
+    constants for the gradient, as in the paper. They move neither without gradient nor by a batch that is not
+    finite, and once for a step that ``torch.utils.checkpoint`` computes twice. Give it embeddings of
+    their own length, as ``nearfar train`` does: on unit vectors q is the same for all. Proxies start uniform,
+    scaled to unit length.
 
     Args:
         margin: m, at least 0 and less than π.

@@ -39,8 +39,9 @@ def curricular_face(
         f as in ``arcface``
 
     t is 0 at first and moves in training by 1 % towards each batch's mean before the batch is judged; it is
-    ``loss.running_t``, in the state of the loss, and a constant for the gradient. The proxies start as
-    normal deviates × 0.01.
+    ``loss.running_t``, in the state of the loss, and a constant for the gradient. It moves neither without
+    gradient nor by a batch that is not finite, and once for a step that ``torch.utils.checkpoint`` computes
+    twice. The proxies start as normal deviates × 0.01.
 
     Args:
         margin: m, an angle in radians, at least 0 and less than π.

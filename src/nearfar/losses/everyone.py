@@ -127,7 +127,7 @@ def meet_ranks(
     else:
         sent = _packed(batch)
         own = _described(batch) | {
-            "finite": int(judge((batch.embeddings, batch.candidates, *numbers)).is_finite),
+            "finite": int(judge((batch.embeddings, batch.candidates, batch.weights, *numbers)).is_finite),
             "failed": 0,
             "numbers": len(sent),
             "loss": _number(loss, sharded),

@@ -1,6 +1,5 @@
 """Large-margin softmax: a linear classifier with the angle to the own class multiplied."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,6 +8,7 @@ from nearfar.losses.registry import register_loss
 from nearfar.losses.sphereface import blended, check_multiple
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
+from nearfar.similarity.stable import lengths
 
 
 @register_loss(
@@ -44,7 +44,6 @@ def large_margin_softmax(
     """
     check_multiple(margin, temperature, blend)
     own = own_class(pairs)
-    length = torch.linalg.vector_norm(own.anchors, dim=1)
-    length = length * torch.linalg.vector_norm(own.candidates[:, 0], dim=1)
+    length = lengths(own.anchors) * lengths(own.candidates[:, 0])
     (others,) = pairs.stream(LogSumExp(scale=1 / temperature))
     return softplus(others - blended(own.similarity, length, margin, blend) / temperature)

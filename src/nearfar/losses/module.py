@@ -93,7 +93,7 @@ class Loss(Arithmetic):
                 result = self._value(across.everyone.batch, batch, memory, across, judged)
         else:
             check_call(self.name, self._entry, batch)
-            judged = judge((batch.embeddings, batch.candidates, *self.numbers))
+            judged = judge((batch.embeddings, batch.candidates, batch.weights, *self.numbers))
             result = self._value(judged.batch(batch), batch, memory, None, judged)
         if self.last is not None:
             self.last = replace(self.last, verdict=judged)

@@ -11,6 +11,7 @@ from nearfar.losses.proxies import Proxies, own_class, unit_uniform
 from nearfar.losses.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
+from nearfar.similarity.stable import lengths
 
 MOST_TIMES = 64
 
@@ -49,7 +50,7 @@ def sphereface(
     """
     check_multiple(margin, temperature, blend)
     own = own_class(pairs)
-    length = torch.linalg.vector_norm(own.anchors, dim=1)
+    length = lengths(own.anchors)
     (others,) = pairs.stream(LogSumExp(scale=1 / temperature))
     return softplus(others - blended(own.similarity, length, margin, blend) / temperature)
 

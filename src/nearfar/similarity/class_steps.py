@@ -117,7 +117,10 @@ class ExponentialStep:
         self.start = (-total - self.slope * self.shift).to(gradient.dtype)[:, None]
 
     def weigh(self, s: Tensor, classes: slice, out: Tensor) -> Tensor:  # noqa: ARG002
-        e = self._exponents(s, self.start, out).exp2_().mul_(self.weight)
+        e = self._exponents(s, self.start, out)
+        if not self.fixed:
+            e.clamp_(max=0.0)  # a share is at most 1, also where exponents are too large to be subtracted
+        e.exp2_().mul_(self.weight)
         if self.hard is not None:
             offset, above = self.hard
             slope = torch.add(s, s, out=_buffer("slope", s)).add_(offset)

@@ -198,7 +198,7 @@ def _add_rows(gradient: Tensor | None, x: Tensor | Columns, rows: Tensor, values
     if isinstance(x, Columns):
         given = rows < len(gradient)
         rows, values = rows[given], values[given]
-    gradient.index_add_(0, rows, values)
+    gradient.index_add_(0, rows, values.to(gradient.dtype))
 
 
 def at_pairs(

@@ -17,6 +17,13 @@ def normalize(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     return x * torch.where(zero, 0.0, torch.where(zero, 1.0, square).rsqrt())
 
 
+def lengths(x: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+    """|x| of each row, also where |x|² is beyond the numbers there are; 0 with gradient 0 for a zero row."""
+    largest = x.detach().abs().amax(1, keepdim=True)
+    scale = torch.where(largest > 0, largest, 1.0)
+    return torch.linalg.vector_norm(x / scale, dim=1) * scale[:, 0]
+
+
 def softplus(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """log(1 + e^x), exact everywhere; 0 with gradient 0 at -inf.
 
