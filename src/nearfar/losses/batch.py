@@ -44,11 +44,12 @@ class Batch:
 def _others(
     rows: Tensor, labels: Labels | None, more: tuple[Tensor | None, ...], unlabelled: int
 ) -> Int[Tensor, " kept"] | None:
-    of_rows = (rows, labels, *(x for x in more if x is not None))
-    fits = isinstance(labels, Tensor) and labels.ndim == 1 and not labels.is_floating_point()
-    if not fits or any(not isinstance(x, Tensor) or not x.ndim or len(x) != len(labels) for x in of_rows):
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         return None
-    return torch.nonzero(labels != unlabelled).squeeze(1)
+    of_rows = (rows, *(x for x in more if x is not None))
+    if any(not isinstance(x, Tensor) or not x.ndim or len(x) != len(labels) for x in of_rows):
+        return None
+    return torch.nonzero(labels.ne(unlabelled)).squeeze(1)
 
 
 def _taken(x: Tensor | None, kept: Tensor) -> Tensor | None:
