@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from nearfar.errors import NearfarError
 from nearfar.pairs import Pairs
-from nearfar.similarity import Measure
 
 
 class Looked(Exception):
@@ -16,14 +15,12 @@ class Looked(Exception):
 
 
 class Unseen(Pairs):
-    """Pairs of which nothing is known but how they are compared."""
+    """Pairs of which nothing is known."""
 
-    def __init__(self, measure: Measure) -> None:
-        object.__setattr__(self, "_compared_by", measure)
+    def __init__(self) -> None:
+        """Hold nothing."""
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "measure":
-            return object.__getattribute__(self, "_compared_by")
         if name.startswith("__"):
             return object.__getattribute__(self, name)
         raise Looked
@@ -32,14 +29,14 @@ class Unseen(Pairs):
         raise Looked
 
 
-def check_settings(function: Callable[..., Any], measure: Measure, *more: Any, **settings: Any) -> None:
+def check_settings(function: Callable[..., Any], *more: Any, **settings: Any) -> None:
     """Let a formula or a mining rule refuse its settings.
 
     Raises:
         NearfarError: if it does, or cannot compute with them.
     """
     try:
-        function(Unseen(measure), *more, **settings)
+        function(Unseen(), *more, **settings)
     except Looked:
         return
     except (OverflowError, ZeroDivisionError) as error:

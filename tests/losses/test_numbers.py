@@ -126,8 +126,6 @@ def test_nonsense_is_refused_as_the_weight_of_a_sum():
         ("recall_at_k", {"ks": []}, "ks must be whole numbers from 1 on"),
         ("siglip", {"log_scale": 800.0}, "log_scale is the logarithm of a scale"),
         ("contrastive", {"squared": True, "whole": True}, "set squared=False"),
-        ("angular", {"similarity": "euclidean"}, "angular is made of inner products"),
-        ("npair", {"l2": 0.1}, "use similarity='dot'"),
         ("triplet", {"mining": {"name": "top_k", "keep_negatives": 0}}, "top_k keeps 1 or more"),
         ("triplet", {"mining": {"name": "distance_weighted", "nearest": 2.0}}, "0 < nearest < farthest"),
         ("triplet", {"mining": {"name": "interval"}}, "interval needs a bound"),

@@ -95,7 +95,7 @@ def create(
                 f"mining chooses pairs, and {name} compares with classes; create it without mining."
             )
     start = (torch.tensor(value) for value in entry.running.values())
-    check_settings(entry.function, similarity, *start, **complete)
+    check_settings(entry.function, *start, **complete)
     if sample < 1 and (entry.proxies is None or not entry.proxies.sampled):
         raise NearfarError(
             f"{name} compares with no classes but an anchor's own; create it without sample=…."

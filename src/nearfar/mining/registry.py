@@ -81,7 +81,7 @@ def create(
     }
     given = {key: value for key, value in mining.items() if key != "name"}
     rule = Rule(name, registry.complete(name, {**own, **given}))
-    check_settings(registry[name], "cosine", **rule.settings)
+    check_settings(registry[name], **rule.settings)
     return None if name == "all" else rule
 
 
