@@ -26,10 +26,18 @@ def softplus(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def logsumexp(x: Float[Tensor, "n m"], keep: Tensor) -> Float[Tensor, " n"]:
-    """log Σ e^x over the kept entries of each row; -inf, with gradient 0, where a row keeps none."""
+    """log Σ e^x over the kept entries of each row; -inf, with gradient 0, where a row keeps none.
+
+    The shares e^x / Σ e^x, its gradient, come to 1: torch's own are e^(x - result), and where x is far from 0
+    the rounding of the result is theirs. Of a class far away, whose pull and push nearly cancel, that leaves
+    nothing but rounding.
+    """
     some = keep.any(1)
     x = x.masked_fill(~keep, -torch.inf).masked_fill(~some[:, None], 0.0)
-    return torch.logsumexp(x, 1).masked_fill(~some, -torch.inf)
+    top = x.detach().amax(1) if x.shape[1] else x.new_zeros(len(x))
+    top = top.nan_to_num(0.0, 0.0, 0.0)
+    total = (x - top[:, None]).exp().sum(1)
+    return (total.masked_fill(~some, 1.0).log() + top).masked_fill(~some, -torch.inf)
 
 
 def full_precision(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
