@@ -11,6 +11,7 @@ from nearfar.distributed import rank, world_size
 from nearfar.errors import NearfarError
 from nearfar.memory import ranks
 from nearfar.memory.refusals import check_ranks
+from nearfar.similarity import stable
 from nearfar.similarity.stable import full_precision
 
 KEPT = ("embeddings", "inverse", "labels", "ids", "made")
@@ -78,9 +79,7 @@ def next_slots_of_paper(
 
 def inverse_lengths(rows: Float[Tensor, "row dim"]) -> Float[Tensor, " row"]:
     """Return 1 / |row|, 0 for a zero row."""
-    length = torch.linalg.vector_norm(full_precision(rows), dim=1)
-    zero = length == 0
-    return length.masked_fill(zero, 1.0).reciprocal().masked_fill(zero, 0.0)
+    return stable.inverse_lengths(full_precision(rows)).squeeze(1)
 
 
 class Slots(nn.Module):

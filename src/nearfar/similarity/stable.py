@@ -10,11 +10,56 @@ def normalize(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
 
         y_i = x_i / |x_i|,   dy_i = (dx_i - y_i <y_i, dx_i>) / |x_i|
 
-    torch's own ``normalize`` returns g / eps for a zero row, a blow-up of 1e12.
+    torch's own ``normalize`` returns g / eps for a zero row, a blow-up of 1e12. Rows may be of any finite
+    length: where a square would leave the range of numbers, rows are brought near length 1 first.
     """
     square = x.square().sum(1, keepdim=True)
+    if not _ordinary(square.detach()):
+        x = x * _near_one(x.detach())
+        square = x.square().sum(1, keepdim=True)
     zero = square == 0
     return x * torch.where(zero, 0.0, torch.where(zero, 1.0, square).rsqrt())
+
+
+def unit_factors(x: Float[Tensor, "n dim"]) -> tuple[Float[Tensor, "n 1"] | None, Float[Tensor, "n 1"]]:
+    """Return what to multiply each row with, one after the other, for the same; without gradient.
+
+    The first brings rows near length 1 and is None where all are; the second is 0 for a zero row.
+    """
+    length, scale = torch.linalg.vector_norm(x, dim=1, keepdim=True), None
+    if not _ordinary(length.square()):
+        scale = _near_one(x)
+        length = torch.linalg.vector_norm(x * scale, dim=1, keepdim=True)
+    zero = length == 0
+    return scale, length.masked_fill_(zero, 1.0).reciprocal_().masked_fill_(zero, 0.0)
+
+
+def inverse_lengths(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n 1"]:
+    """Return 1 / |x_i|, 0 for a zero row; without gradient."""
+    scale, inverse = unit_factors(x)
+    return inverse if scale is None else inverse * scale
+
+
+def _ordinary(square: Float[Tensor, "n 1"]) -> bool:
+    """Whether no squared length is near the end of the range, so that its power of 3/2 lies in it too.
+
+    On other devices than the CPU to ask would be to wait for the answer: there they never count as such.
+    """
+    if square.device.type != "cpu":
+        return False
+    most = 2.0**80 if square.dtype == torch.float32 else 2.0**600
+    return bool(((square >= 1 / most) & (square <= most)).all())
+
+
+def _near_one(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n 1"]:
+    """Return powers of two that bring the largest number of each row near 1; 1 for zero, NaN and infinity."""
+    if not x.shape[1]:
+        return x.new_ones(len(x), 1)
+    largest = x.abs().amax(1, keepdim=True)
+    least = 126 if x.dtype == torch.float32 else 1022
+    exponent = torch.frexp(largest).exponent.clamp(-least, least)
+    there = (largest > 0) & (largest < torch.inf)
+    return torch.exp2(-exponent.to(x.dtype)).masked_fill(~there, 1.0)
 
 
 def softplus(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
