@@ -182,7 +182,7 @@ class Arithmetic(nn.Module):
         running: tuple[Tensor, ...] = (),
     ) -> tuple[Terms, ...]:
         own = {
-            name: as_number(value) if self.class_labels is None else taken(value, classes)
+            name: as_number(value) if classes is None else taken(value, classes)
             for name, value in learned.items()
         }
         value = self._entry.function(pairs, *running, **{**self.settings, **own})
