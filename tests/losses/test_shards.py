@@ -1,5 +1,7 @@
 """Classes shared out over ranks: values, gradients, draws, checkpoints and training are those of one process."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from nearfar.losses.shard import Shard
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-6}
 _known: dict[str, dict[str, torch.Tensor]] = {}
+_rounding: dict[str, dict[str, float]] = {}
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +28,42 @@ def expected(case: Case) -> dict[str, torch.Tensor]:
     return _known[case.key]
 
 
+def exactly(case: Case) -> dict[str, torch.Tensor]:
+    """The same in float64, from the numbers that the case has."""
+    key = f"exact {case.key}"
+    if key not in _known:
+        given = [x.double() if x.is_floating_point() else x for x in batch(case)]
+        _known[key] = solved(Model(case, sharded=False).double(), given)
+    return _known[key]
+
+
+def rounding(case: Case) -> dict[str, float]:
+    """How far one process is from that, whichever backend is farther: 0 in float64."""
+    if case.key not in _rounding:
+        backends = [replace(case, create={**case.create, "backend": name}) for name in ("dense", "tiled")]
+        alone = [expected(one) for one in backends] if case.dtype == torch.float32 else []
+        _rounding[case.key] = {
+            key: max([0.0, *(float((one[key] - value).abs().max()) for one in alone)])
+            for key, value in exactly(case).items()
+        }
+    return _rounding[case.key]
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_ranks_equal_one_process(ranks, size):
+    """In float32 ranks add up in another order: they are as near to float64 as one process is."""
     torch.set_num_threads(1)
     wrong = []
     for place, case in enumerate(cases(size)):
-        alone = expected(case)
+        alone = exactly(case)
         for rank, found in enumerate(ranks[size]):
             assert found["cases"][place].keys() == alone.keys()
             for key, value in alone.items():
                 averaged = case.gradients == "sum" and key == "net.weight"
                 other = found["cases"][place][key] * (size if averaged else 1)
                 apart = float((other - value).abs().max())
-                if not apart <= BOUNDS[case.dtype] * max(float(value.abs().max()), 1e-3):
+                bound = BOUNDS[case.dtype] * max(float(value.abs().max()), 1e-3)
+                if not apart <= bound + 2 * rounding(case)[key]:
                     wrong.append(f"{case}: rank {rank}, {key} is {apart:.1e} apart")
     assert not wrong, "\n".join(wrong[:20])
 

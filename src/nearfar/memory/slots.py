@@ -13,6 +13,7 @@ from nearfar.memory import ranks
 from nearfar.memory.again import LastBatch, overwritten
 from nearfar.memory.refusals import check_dim, check_ranks
 from nearfar.memory.state import COUNTED, DEALT, NAMES, ROWS, Like, read, take_out
+from nearfar.similarity import stable
 from nearfar.similarity.stable import full_precision
 
 
@@ -46,9 +47,7 @@ def next_slots_of_paper(
 
 def inverse_lengths(rows: Float[Tensor, "row dim"]) -> Float[Tensor, " row"]:
     """Return 1 / |row|, 0 for a zero row."""
-    length = torch.linalg.vector_norm(full_precision(rows), dim=1)
-    zero = length == 0
-    return length.masked_fill(zero, 1.0).reciprocal().masked_fill(zero, 0.0)
+    return stable.inverse_lengths(full_precision(rows)).squeeze(1)
 
 
 class Slots(nn.Module):

@@ -84,6 +84,7 @@ class ExponentialStep:
         plain = isinstance(reduction, LogSumExp)
         self.fixed = plain and 2 * abs(self.slope) * bound <= SPAN
         top = -self.slope * self.shift if self.fixed else -torch.inf
+        self.moved = 0.0 if self.fixed else -self.slope * self.shift
         self.top = like.new_full((parts, len(like)), top)
         self.sums = like.new_zeros(parts, len(like))
         self.hard = None if plain else (reduction.offset, reduction.above.to(like.dtype)[:, None])
@@ -95,7 +96,7 @@ class ExponentialStep:
             z[own] = -torch.inf
             self.sums[part] += z.exp2_().sum(1)
             return
-        self._exponents(s, -self.slope * self.shift, z)
+        self._exponents(s, z)
         z[own] = -torch.inf
         old = self.top[part]
         new = torch.maximum(old, z.amax(1))
@@ -113,11 +114,14 @@ class ExponentialStep:
     def receive(self, gradient: Tensor) -> None:
         empty = self.total == -torch.inf
         self.weight = (gradient * self.reduction.scale).masked_fill(empty, 0.0)[:, None]
-        total = self.total.masked_fill(empty, 0.0) * LOG2_E
-        self.start = (-total - self.slope * self.shift).to(gradient.dtype)[:, None]
+        start = -self.total.masked_fill(empty, 0.0) * LOG2_E - self.slope * self.shift - self.moved
+        # What is lost where it is rounded is made good: else the shares of the classes would not come to 1.
+        self.start = start.to(gradient.dtype)[:, None]
+        self.weight = self.weight * torch.exp2(start[:, None] - self.start).to(gradient.dtype)
 
     def weigh(self, s: Tensor, classes: slice, out: Tensor) -> Tensor:  # noqa: ARG002
-        e = self._exponents(s, self.start, out)
+        # In two steps, rounded as in the first pass.
+        e = self._exponents(s, out).add_(self.start)
         if not self.fixed:
             e.clamp_(max=0.0)  # a share is at most 1, also where exponents are too large to be subtracted
         e.exp2_().mul_(self.weight)
@@ -127,15 +131,13 @@ class ExponentialStep:
             e.mul_(slope.masked_fill_(s <= above, 1.0))
         return e
 
-    def _exponents(self, s: Tensor, start: Tensor | float, out: Tensor) -> Tensor:
-        """z in powers of two, plus ``start``."""
-        if not isinstance(start, Tensor):
-            start = s.new_tensor(start)
+    def _exponents(self, s: Tensor, out: Tensor) -> Tensor:
+        """z in powers of two, less the shift where ``top`` does not begin with it."""
         if self.hard is None:
-            return torch.add(start, s, alpha=self.slope, out=out)
+            return torch.add(s.new_tensor(self.moved), s, alpha=self.slope, out=out)
         offset, above = self.hard
         torch.add(s, offset, out=out).masked_fill_(s <= above, 1.0)
-        return out.mul_(s).mul_(self.slope).add_(start)
+        return out.mul_(s).mul_(self.slope)
 
 
 class PerClassStep:

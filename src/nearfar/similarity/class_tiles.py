@@ -13,6 +13,7 @@ from torch import Tensor
 from nearfar.similarity.class_steps import ClassStep, Places
 from nearfar.similarity.own_class import Geometry
 from nearfar.similarity.product import choose_product
+from nearfar.similarity.stable import inverse_lengths
 from nearfar.similarity.threads import in_turn, plainly
 from nearfar.similarity.tile import scratch
 
@@ -82,9 +83,7 @@ class ClassTiles:
         unit = self.w[rows]
         if self.inverse is not None:
             if first:
-                length = torch.linalg.vector_norm(unit, dim=1)
-                zero = length == 0
-                self.inverse[rows] = length.masked_fill_(zero, 1.0).reciprocal_().masked_fill_(zero, 0.0)
+                self.inverse[rows] = inverse_lengths(unit).squeeze(1)
             out = scratch.get("unit", (unit.shape[0], unit.shape[1]), unit.dtype, unit.device)
             unit = torch.mul(unit, self.inverse[rows, None], out=out)
         units = [unit]

@@ -9,7 +9,7 @@ from torch import Tensor
 Measure = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 
 EXACT = 2**16
-"""Multiplications up to which a product is summed in float64, where that takes some microseconds.
+"""Multiplications up to which sums run in float64, where that takes some microseconds.
 
 The last bit of a float32 product depends on how many rows it is made of: so would, of a steep loss on a small
 batch, the gradient on the number of ranks.
@@ -27,13 +27,17 @@ def between(
     """Similarity of each row with each column; the Euclidean measures give the *negated* distance.
 
     Vectors of a cosine must be unit length already. Distances are taken from the differences x - y:
-    |x|² + |y|² - 2 <x, y> loses all digits of a near pair. The subgradient at distance 0 is 0. Small float32
-    products are rounded once, see ``EXACT``.
+    |x|² + |y|² - 2 <x, y> loses all digits of a near pair. The subgradient at distance 0 is 0. What float32
+    takes few multiplications for is rounded once, see ``EXACT``.
     """
+    few = len(rows) * columns.numel() <= EXACT and rows.device.type in ("cpu", "cuda")
+    if few and rows.dtype == torch.float32:
+        return _between(rows.double(), columns.double(), measure).float()
+    return _between(rows, columns, measure)
+
+
+def _between(rows: Tensor, columns: Tensor, measure: Measure) -> Tensor:
     if is_product(measure):
-        few = len(rows) * columns.numel() <= EXACT and rows.device.type in ("cpu", "cuda")
-        if few and rows.dtype == torch.float32:
-            return (rows.double() @ columns.double().mT).float()
         return rows @ columns.mT
     distance = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
     return -distance if measure == "euclidean" else -distance.square()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.similarity.measure import Measure, is_product
+from nearfar.similarity.measure import EXACT, Measure, is_product
 from nearfar.similarity.stable import normalize
 from nearfar.similarity.threads import plainly
 
@@ -61,11 +61,14 @@ class Own:
         """Similarity with each of the vectors."""
         if is_product(self.geometry.measure):
             return (self.anchors[:, None] * self.candidates).sum(2)
-        square = (self.anchors[:, None] - self.candidates).square().sum(2)
+        x, w = self.anchors[:, None], self.candidates
+        if x.dtype == torch.float32 and w.numel() <= EXACT and w.device.type in ("cpu", "cuda"):
+            x, w = x.double(), w.double()
+        square = (x - w).square().sum(2)
         if self.geometry.measure == "squared_euclidean":
-            return -square
+            return -square.to(self.anchors)
         apart = square > 0
-        return -torch.where(apart, square, 1.0).sqrt() * apart
+        return (-torch.where(apart, square, 1.0).sqrt() * apart).to(self.anchors)
 
     @cached_property
     def similarity(self) -> Float[Tensor, " anchor"]:

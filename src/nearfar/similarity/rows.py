@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.similarity.stable import full_precision
+from nearfar.similarity.stable import full_precision, unit_factors
 from nearfar.similarity.threads import in_turn, plainly
 
 CHUNK = 256
@@ -26,10 +26,9 @@ class _SortedRows(torch.autograd.Function):
             part = slice(index * CHUNK, (index + 1) * CHUNK)
             some = full_precision(x[part] if order is None else x.index_select(0, order[part]))
             if inverse is not None:
-                length = torch.linalg.vector_norm(some, dim=1, keepdim=True)
-                zero = length == 0
-                inverse[part] = length.masked_fill_(zero, 1.0).reciprocal_().masked_fill_(zero, 0.0)
-                torch.mul(some, inverse[part], out=rows[part])
+                scale, factor = unit_factors(some)
+                torch.mul(some if scale is None else some * scale, factor, out=rows[part])
+                inverse[part] = factor if scale is None else factor * scale
             else:
                 rows[part] = some
 

@@ -18,6 +18,8 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 _pools: dict[int, ThreadPoolExecutor] = {}
+_members: dict[int, list[int]] = {}
+_placed: dict[int, frozenset[int]] = {}
 _set_aside = threading.local()
 if hasattr(os, "register_at_fork"):  # where a process can fork, and threads do not survive it
     os.register_at_fork(after_in_child=_pools.clear)
@@ -123,32 +125,36 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     if workers not in _pools:
         before = torch.get_num_threads()
         started = threading.Barrier(workers + 1)
-        cores = iter(_cores(workers))
-        pool = ThreadPoolExecutor(workers, "nearfar", initializer=_start, initargs=(cores,))
+        _members[workers], _placed[workers] = [], frozenset()
+        pool = ThreadPoolExecutor(workers, "nearfar", initializer=_start, initargs=(_members[workers],))
         for _ in range(workers):
             pool.submit(started.wait)
         started.wait()
         torch.set_num_threads(before)  # what a thread sets is also what threads started later begin with
         _pools[workers] = pool
+    _place(workers)
     return _pools[workers]
 
 
-def _start(cores: Iterator[int | None]) -> None:
-    """Give this thread one thread for its operations, and perhaps a core of its own."""
+def _start(members: list[int]) -> None:
+    """Give this thread one thread for its operations."""
     torch.set_num_threads(1)
     torch.get_num_threads()  # asking makes torch note the number for good
-    core = next(cores)
-    if core is not None:
-        os.sched_setaffinity(0, {core})
+    members.append(threading.get_native_id())
 
 
-def _cores(workers: int) -> list[int | None]:
-    """Return a core for each thread where there are just as many, else None for each.
+def _place(workers: int) -> None:
+    """Give each thread a core of its own where the caller may use just as many, else all of these.
 
     Threads that hand Python's lock to each other look to Linux like one waiting for the other, and it likes
-    to put such threads on one core.
+    to put such threads on one core. What the caller may use can change from call to call.
     """
     if not hasattr(os, "sched_setaffinity"):  # only Linux lets a thread choose
-        return [None] * workers
-    cores = sorted(os.sched_getaffinity(0))
-    return list(cores) if len(cores) == workers else [None] * workers
+        return
+    cores = frozenset(os.sched_getaffinity(0))
+    if cores == _placed[workers]:
+        return
+    each = [{core} for core in sorted(cores)] if len(cores) == workers else [cores] * workers
+    for member, some in zip(_members[workers], each, strict=True):
+        os.sched_setaffinity(member, some)
+    _placed[workers] = cores
