@@ -4,9 +4,6 @@ import math
 import operator
 from typing import Any
 
-MOST_SHOWN = 100
-"""Characters of a value that a sentence repeats."""
-
 
 def whole_number(value: Any) -> int | None:
     """Return a whole number as Python's; None if it is none."""
@@ -32,15 +29,6 @@ def number(value: Any) -> int | float | None:
     if not math.isfinite(size):
         return None
     return size if whole is None else whole
-
-
-def brief(value: object) -> str:
-    """Return a value as a sentence can repeat it, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of more digits than Python writes
-        return "a number of thousands of digits"
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
 
 
 def _scalar(value: Any) -> bool:

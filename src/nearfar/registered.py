@@ -7,7 +7,8 @@ from types import NoneType, UnionType
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from nearfar.errors import NearfarError, suggest
-from nearfar.numbers import brief, number, whole_number
+from nearfar.numbers import number, whole_number
+from nearfar.printable import quoted
 
 Entry = TypeVar("Entry")
 
@@ -34,7 +35,7 @@ class Registry(Generic[Entry]):
     def __getitem__(self, name: str) -> Entry:
         if not isinstance(name, str) or name not in self._entries:
             raise NearfarError(
-                f"there is no {self.kind} named {brief(name)}.{suggest(name, list(self._entries))} "
+                f"there is no {self.kind} named {quoted(name)}.{suggest(name, list(self._entries))} "
                 f"Known: {', '.join(self.names())}."
             )
         return self._entries[name]
@@ -60,7 +61,7 @@ class Registry(Generic[Entry]):
         for key in given:
             if key not in parameters:
                 raise NearfarError(
-                    f"the {self.kind} {name!r} has no setting {brief(key)}.{suggest(key, list(parameters))} "
+                    f"the {self.kind} {name!r} has no setting {quoted(key)}.{suggest(key, list(parameters))} "
                     f"Its settings: {', '.join(parameters) or 'none'}."
                 )
         for key, parameter in parameters.items():
@@ -86,7 +87,7 @@ class Registry(Generic[Entry]):
             wanted = [word.replace("a number", f"a finite number of at most {MOST:g}") for word in wanted]
         guess = suggest(value, words) if isinstance(value, str) else ""
         raise NearfarError(
-            f"{key} of the {self.kind} {name!r} must be {' or '.join(wanted)}; got {brief(value)}.{guess}"
+            f"{key} of the {self.kind} {name!r} must be {' or '.join(wanted)}; got {quoted(value)}.{guess}"
         )
 
     def describe(self, name: str) -> str:

@@ -172,11 +172,11 @@ def test_numbers_of_any_kind_and_a_state_that_loads(name: str, tmp_path: Path) -
             2,
             r"labels has shape \[8, 1\]; a sampler takes one label for each",
         ),
-        (np.float32(3), 2, r"labels have the shape \[\]"),
+        (np.float32(3), 2, r"labels has shape \[\]"),
         ([0.0, 0.0, 1.5, 1.5], 2, "labels are float64 and not all whole"),
         ([0.0, 0.0, np.nan, 1], 2, "labels are float64 and not all whole"),
-        ([0, 0, 1, 1], 2.0, r"batch.classes_per_batch is a whole number; got 2\.0"),
-        ([0, 0, 1, 1], "2", "batch.classes_per_batch is a whole number; got '2'"),
+        ([0, 0, 1, 1], 2.0, r"classes_per_batch must be a whole number; got 2\.0"),
+        ([0, 0, 1, 1], "2", "classes_per_batch must be a whole number; got '2'"),
     ],
 )
 def test_labels_and_numbers_that_are_none(labels: object, p: object, sentence: str) -> None:

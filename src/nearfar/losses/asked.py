@@ -8,7 +8,8 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError, suggest
 from nearfar.losses.terms import Reduction
-from nearfar.numbers import brief, number, whole_number
+from nearfar.numbers import number, whole_number
+from nearfar.printable import quoted
 from nearfar.similarity import Measure
 
 MOST_DIM = 2**24
@@ -29,11 +30,11 @@ def check_words(similarity: Any, reduction: Any, switches: Mapping[str, Any]) ->
         if not isinstance(value, str | None) or value not in known:
             options = [option for option in known if option is not None]
             raise NearfarError(
-                f"{word} {brief(value)} is not one of {', '.join(options)}.{suggest(value, options)}"
+                f"{word} {quoted(value)} is not one of {', '.join(options)}.{suggest(value, options)}"
             )
     for word, value in switches.items():
         if not isinstance(value, bool):
-            raise NearfarError(f"{word} must be True or False; got {brief(value)}.")
+            raise NearfarError(f"{word} must be True or False; got {quoted(value)}.")
 
 
 def read_tilt(tilt: Any, reduction: Reduction) -> float:
@@ -45,7 +46,7 @@ def read_tilt(tilt: Any, reduction: Reduction) -> float:
     found = number(tilt)
     if not found or abs(found) > MOST_TILT:
         raise NearfarError(
-            f"tilt must be above or below 0, at most {MOST_TILT:g} away from it; got {brief(tilt)}. "
+            f"tilt must be above or below 0, at most {MOST_TILT:g} away from it; got {quoted(tilt)}. "
             "For 0, use reduction='mean_valid'."
         )
     if found != 1 and reduction != "tilted":
@@ -61,7 +62,7 @@ def read_share(sample: Any) -> float:
     """
     found = number(sample)
     if found is None or not 0 < found <= 1:
-        raise NearfarError(f"sample is a share of the classes, above 0 and at most 1; got {brief(sample)}.")
+        raise NearfarError(f"sample is a share of the classes, above 0 and at most 1; got {quoted(sample)}.")
     return found
 
 
@@ -75,7 +76,7 @@ def read_dim(dim: Any) -> int:
     if found is None or not 1 <= found <= MOST_DIM:
         raise NearfarError(
             f"dim must be the dimension of the embeddings, a whole number from 1 to {MOST_DIM}; got "
-            f"{brief(dim)}."
+            f"{quoted(dim)}."
         )
     return found
 
@@ -88,7 +89,9 @@ def read_mark(unlabelled: Any) -> int:
     """
     found = whole_number(unlabelled)
     if found is None or not -(2**63) <= found < 2**63:
-        raise NearfarError(f"unlabelled must be a label, a whole number such as -1; got {brief(unlabelled)}.")
+        raise NearfarError(
+            f"unlabelled must be a label, a whole number such as -1; got {quoted(unlabelled)}."
+        )
     return found
 
 
@@ -103,11 +106,11 @@ def read_classes(name: str, classes: int | Sequence[int] | Tensor, unlabelled: i
     """
     count = whole_number(classes)
     if count is not None and count > MOST_CLASSES:
-        raise NearfarError(f"{name} was asked for {brief(count)} classes; it takes {MOST_CLASSES} at most.")
+        raise NearfarError(f"{name} was asked for {quoted(count)} classes; it takes {MOST_CLASSES} at most.")
     labels = torch.arange(max(0, count)) if count is not None else _each_once(classes)
     if labels is None:
         raise NearfarError(
-            f"classes of {name} must be labels (whole numbers) or their count; got {brief(classes)}."
+            f"classes of {name} must be labels (whole numbers) or their count; got {quoted(classes)}."
         )
     if unlabelled is not None and count is None:
         labels = labels[labels != unlabelled]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nearfar.errors import NearfarError
 from nearfar.losses.fixed import keep_fixed
-from nearfar.numbers import brief
+from nearfar.printable import quoted
 
 
 class ClassWeights(nn.Module):
@@ -49,7 +49,7 @@ class ClassWeights(nn.Module):
                 labels = torch.arange(len(weights)) if class_labels is None else class_labels.clone()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise NearfarError(
-                f"class_weights must be numbers, by label or one for each class; got {brief(given)}."
+                f"class_weights must be numbers, by label or one for each class; got {quoted(given)}."
             ) from error
         if len(weights) != len(labels):
             raise NearfarError(
@@ -57,7 +57,7 @@ class ClassWeights(nn.Module):
                 "each, or name the classes that differ from 1: {label: weight}."
             )
         if not bool(weights.isfinite().all()):
-            raise NearfarError(f"class_weights must be finite numbers; got {brief(given)}.")
+            raise NearfarError(f"class_weights must be finite numbers; got {quoted(given)}.")
         if not bool((weights >= 0).all()):
             raise NearfarError(f"class_weights must not be negative; got {float(weights.min()):g}.")
         return cls(labels, weights, isinstance(given, Mapping))

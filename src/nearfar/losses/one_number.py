@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nearfar.errors import NearfarError
-from nearfar.numbers import brief
+from nearfar.printable import quoted
 
 
 def learnable(name: str, value: float | Tensor, classes: int | None) -> nn.Parameter:
@@ -18,7 +18,7 @@ def learnable(name: str, value: float | Tensor, classes: int | None) -> nn.Param
     """
     if isinstance(value, Tensor) and (value.numel() != 1 or not bool(value.isfinite())):
         raise NearfarError(
-            f"{name} is learned and begins with one finite number; got {brief(value)}. With learn=False it "
+            f"{name} is learned and begins with one finite number; got {quoted(value)}. With learn=False it "
             "stays as given."
         )
     return nn.Parameter(torch.full((1 if classes is None else classes,), float(value)))

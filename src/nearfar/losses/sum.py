@@ -15,7 +15,8 @@ from nearfar.losses.creation import create
 from nearfar.losses.module import Loss
 from nearfar.losses.registry import has_proxies
 from nearfar.memory import CrossBatchMemory
-from nearfar.numbers import brief, number
+from nearfar.numbers import number
+from nearfar.printable import quoted
 from nearfar.registered import MOST
 
 
@@ -52,7 +53,7 @@ class Sum(nn.Module):
         """
         super().__init__()
         if not isinstance(losses, Mapping):
-            raise NearfarError(f"a sum of losses takes {{name: weight, …}}; got {brief(losses)}.")
+            raise NearfarError(f"a sum of losses takes {{name: weight, …}}; got {quoted(losses)}.")
         if not losses:
             raise NearfarError("a sum of losses needs one or more: {name: weight, …}.")
         self.unlabelled = None if unlabelled is None else read_mark(unlabelled)
@@ -62,7 +63,7 @@ class Sum(nn.Module):
             share = number(weight)
             if share is None or abs(share) > MOST:
                 raise NearfarError(
-                    f"the weight of a loss must be a number; got {brief(weight)}. It is to be finite, "
+                    f"the weight of a loss must be a number; got {quoted(weight)}. It is to be finite, "
                     f"and at most {MOST:g}."
                 )
             loss = _loss(given, classes, dim, self.unlabelled)

@@ -8,7 +8,8 @@ from torch import Tensor
 from nearfar.distributed import rank, world_size
 from nearfar.errors import NearfarError, suggest
 from nearfar.inputs import check_embeddings, relate, shown
-from nearfar.numbers import brief, number, whole_number
+from nearfar.numbers import number, whole_number
+from nearfar.printable import quoted
 from nearfar.similarity import Relevance
 
 Combine = Literal["together", "sum", "memory"]
@@ -38,14 +39,14 @@ def check_settings(
     ):
         if word not in known:
             raise NearfarError(
-                f"{name} {brief(word)} is not one of {', '.join(known)}.{suggest(str(word), known)}"
+                f"{name} {quoted(word)} is not one of {', '.join(known)}.{suggest(str(word), known)}"
             )
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise NearfarError(f"dtype of a memory must be a floating-point type; got {brief(dtype)}.")
+        raise NearfarError(f"dtype of a memory must be a floating-point type; got {quoted(dtype)}.")
     given, weight = weight, number(weight)
     if weight is None or abs(weight) > MOST:
         raise NearfarError(
-            f"weight of a memory must be a finite number of at most {MOST}; got {brief(given)}."
+            f"weight of a memory must be a finite number of at most {MOST}; got {quoted(given)}."
         )
     if weight < 0 or (weight != 1.0 and combine != "sum"):
         raise NearfarError(
@@ -65,7 +66,7 @@ def _counted(name: str, given: Any, least: int) -> int:
     if value is None or not least <= value <= MOST:
         most = f", and at most {MOST}" if value is not None and value > MOST else ""
         raise NearfarError(
-            f"{name} of a memory must be a whole number, {least} or more{most}; got {brief(given)}."
+            f"{name} of a memory must be a whole number, {least} or more{most}; got {quoted(given)}."
         )
     return value
 

@@ -7,8 +7,8 @@ from inspect import Signature
 from typing import Any
 
 from nearfar.errors import NearfarError
-from nearfar.numbers import brief
 from nearfar.pairs import Pairs
+from nearfar.printable import quoted
 from nearfar.registered import Registry
 from nearfar.unseen import check_settings
 
@@ -69,10 +69,10 @@ def create(
         mining = {"name": mining}
     if not isinstance(mining, Mapping):
         raise NearfarError(
-            f"mining takes a rule's name, a mapping with its settings, or a rule; got {brief(mining)}."
+            f"mining takes a rule's name, a mapping with its settings, or a rule; got {quoted(mining)}."
         )
     if "name" not in mining:
-        raise NearfarError(f"mining needs a name, such as {{'name': 'hard'}}; got {brief(dict(mining))}.")
+        raise NearfarError(f"mining needs a name, such as {{'name': 'hard'}}; got {quoted(dict(mining))}.")
     name = mining["name"]
     own = {
         key: value

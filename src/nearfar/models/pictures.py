@@ -1,6 +1,5 @@
 """What ``encode`` is given: pictures of any kind, one or many."""
 
-import io
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from nearfar.data.decode import UnreadableImage, decode, processors, to_8_bit, to_rgb, upright
+from nearfar.data.picture import Picture
 from nearfar.data.preprocess import Preprocess
 from nearfar.data.table import Table
 from nearfar.errors import DataError, require
@@ -160,7 +160,7 @@ def open_picture(given: Any, name: str) -> "Image":
     if isinstance(given, Mapping):
         return _from_mapping(given, name)
     if isinstance(given, (bytes, bytearray, memoryview)):
-        return _decoded(io.BytesIO(given), name)
+        return _decoded(bytes(given), name)
     if hasattr(given, "read"):
         return _decoded(_content(given, name), name)
     if isinstance(given, require("PIL.Image", "train").Image):
@@ -199,7 +199,7 @@ def _from_mapping(given: Mapping[str, Any], name: str) -> "Image":
     """Open an image as Hugging Face data sets hold it: its bytes, or the path where they are."""
     content, path = given.get("bytes"), given.get("path")
     if isinstance(content, (bytes, bytearray, memoryview)):
-        return _decoded(io.BytesIO(content), name)
+        return _decoded(bytes(content), name)
     if content is None and isinstance(path, (str, os.PathLike)):
         return decode(Path(path))
     raise DataError(
@@ -208,27 +208,15 @@ def _from_mapping(given: Mapping[str, Any], name: str) -> "Image":
     )
 
 
-def _content(file: Any, name: str) -> io.BytesIO:
+def _content(file: Any, name: str) -> bytes:
     """Read an open file whole, from its beginning where it can go back."""
     if hasattr(file, "seekable") and file.seekable():
         file.seek(0)
     content = file.read()
     if not isinstance(content, bytes):
         raise DataError(f"{name} is a file opened as text; open it in binary mode, 'rb'.")
-    return io.BytesIO(content)
+    return content
 
 
-def _decoded(source: io.BytesIO, name: str) -> "Image":
-    pil = require("PIL.Image", "train")
-    try:
-        with pil.open(source) as image:
-            image.load()
-            return to_rgb(upright(image))
-    except pil.UnidentifiedImageError as error:
-        reason = "it is not an image of a known format" if source.getbuffer().nbytes else "it is empty"
-        raise UnreadableImage(name, reason) from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        # A damaged picture can make a decoder raise nearly anything; which, is in the reason.
-        raise UnreadableImage(name, str(error).rstrip(".") or type(error).__name__) from error
+def _decoded(content: bytes, name: str) -> "Image":
+    return decode(Picture(name, data=content))

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from nearfar.errors import DataError
-from nearfar.numbers import brief, whole_number
+from nearfar.numbers import whole_number
+from nearfar.printable import quoted
 
 log = logging.getLogger("nearfar")
 
@@ -121,7 +122,7 @@ def as_count(name: str, value: Any) -> int:
     """
     found = whole_number(value)
     if found is None:
-        raise DataError(f"{name} must be a whole number; got {brief(value)}.")
+        raise DataError(f"{name} must be a whole number; got {quoted(value)}.")
     return found
 
 
