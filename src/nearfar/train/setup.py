@@ -164,8 +164,8 @@ def _tell_few(tables: Tables) -> None:
     if classes < FEW:
         more = "" if held_out is None else ", or set train.validate_on = 'none'"
         log.warning(
-            "this run trains on %d classes, and few classes teach little of what tells new ones apart: add some"
-            "%s.",
+            "this run trains on %d classes, and few classes teach little of what tells new ones apart: add"
+            " some%s.",
             classes,
             more,
         )
