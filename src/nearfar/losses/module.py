@@ -19,6 +19,7 @@ from nearfar.losses.classes import meet
 from nearfar.losses.digests import looked_at, warn_of_copies
 from nearfar.losses.everyone import meet_ranks, wanted
 from nearfar.losses.finite import Verdict, judge
+from nearfar.losses.nearby import computed_nearby, lacks_float64
 from nearfar.losses.recomputed import recomputed
 from nearfar.losses.refusals import (
     check_call,
@@ -81,7 +82,13 @@ class Loss(Arithmetic):
             NearfarError: if shapes or types do not fit.
         """
         batch = Batch(embeddings, labels, candidates, candidate_labels, weights, ids, candidate_ids)
-        kept = None
+        if lacks_float64(embeddings):
+            return computed_nearby(self, batch, memory)
+        return self.compared(batch, memory)
+
+    def compared(self, batch: Batch, memory: CrossBatchMemory | None) -> Shaped[Tensor, "..."]:
+        """Return the loss of a batch, where it lies."""
+        embeddings, kept = batch.embeddings, None
         if self.unlabelled is not None:
             batch, kept = batch.labelled(self.unlabelled)
         if self.shard is not None:
