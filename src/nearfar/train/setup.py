@@ -16,7 +16,7 @@ from nearfar.config.loss_settings import named
 from nearfar.data import Augment, Images, Table, packs, read_table, split_by_class, train_and_test
 from nearfar.data.decode import processors
 from nearfar.data.samplers import BatchSampler, create_sampler
-from nearfar.distributed import local_world_size
+from nearfar.distributed import local_world_size, rank
 from nearfar.errors import ConfigError, DataError
 from nearfar.losses import Loss, Sum
 from nearfar.losses import create as create_loss
@@ -161,7 +161,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
 
 def _tell_few(tables: Tables) -> None:
     classes, held_out = tables.train.class_count(), tables.validation
-    if classes < FEW:
+    if classes < FEW and rank() == 0:
         more = "" if held_out is None else ", or set train.validate_on = 'none'"
         log.warning(
             "this run trains on %d classes, and few classes teach little of what tells new ones apart: add"
