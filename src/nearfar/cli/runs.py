@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import as_file, files
@@ -151,7 +152,9 @@ def _search(run: Path, table: "Table", bootstrap: int, *, shown: bool) -> tuple[
         own = own_batches(len(table), 64)
         some = table.select(np.array([row for batch in own for row in batch], np.int64))
         embeddings = put_together(model.encode(some, batch_size=64, progress=steps if shown else None), own)
-    return search(embeddings, table, bootstrap)
+    with warnings.catch_warnings():  # several images of one id: that is what its column is for
+        warnings.simplefilter("ignore", nearfar.evaluate.RepeatedIdWarning)
+        return search(embeddings, table, bootstrap)
 
 
 @app.command()

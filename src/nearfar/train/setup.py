@@ -16,6 +16,7 @@ from nearfar.data import Augment, Images, Table, packs, split_by_class, train_an
 from nearfar.data.fingerprint import fingerprint  # noqa: F401 (its name here is known)
 from nearfar.data.samplers import BatchSampler, create_sampler
 from nearfar.data.split import tell_few_classes, tell_roles
+from nearfar.distributed import rank
 from nearfar.errors import ConfigError, DataError
 from nearfar.losses import Loss, Sum
 from nearfar.losses import create as create_loss
@@ -87,7 +88,8 @@ def tables_of(config: Config) -> Tables:
             )
         else:
             validation, train = _hold_out(config, train)
-    tell_few_classes(train, validation, test)
+    if rank() == 0:
+        tell_few_classes(train, validation, test)
     return Tables(train, validation, test)
 
 
