@@ -16,6 +16,7 @@ from nearfar.errors import CheckpointError
 from nearfar.models import Embedder
 from nearfar.report import gather, write_report
 from nearfar.train import RunInterrupted, read_log, train
+from nearfar.train.folder import _compare
 from stopped_runs import At, assert_same_weights, changed, interrupt, weights
 
 
@@ -266,3 +267,12 @@ def test_a_cut_log_is_told_and_reported(config: Config, tmp_path: Path, kept: fl
     write_report(gather(tmp_path / "run"), tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert kept == 0 or result["run"]["precision"] == "float32"
+
+
+def test_a_setting_that_came_later_had_its_default(config: Config, tmp_path: Path) -> None:
+    before = config.to_dict()
+    for section, key in (("data", "classes"), ("data", "unlabelled"), ("model", "fit")):
+        before[section].pop(key, None)
+    _compare(tmp_path, before, config)
+    with pytest.raises(CheckpointError, match=r"begun with data\.classes = 'top' but now it is 'leaf'"):
+        _compare(tmp_path, before, changed(config, "data", classes="leaf"))

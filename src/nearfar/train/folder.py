@@ -140,7 +140,7 @@ def forget(folder: Path) -> None:
 
 
 def _compare(folder: Path, before: dict[str, Any], now: Config) -> None:
-    difference = first_difference(_decisive(before), _decisive(now.to_dict()))
+    difference = first_difference(_decisive(_with_new_keys(before, now)), _decisive(now.to_dict()))
     if difference is None:
         return
     key, old, new = difference
@@ -148,6 +148,15 @@ def _compare(folder: Path, before: dict[str, Any], now: Config) -> None:
         f"{folder} was begun with {key} = {_shown(old)} but now it is {_shown(new)}; resume with the same "
         "configuration or choose another folder."
     )
+
+
+def _with_new_keys(before: dict[str, Any], now: Config) -> dict[str, Any]:
+    """Give keys that were not there yet when the run was begun their default, which is what it had."""
+    completed = dict(before)
+    for name in ("data", "model", "train"):
+        fields = type(getattr(now, name)).model_fields
+        completed[name] = {key: field.default for key, field in fields.items()} | before.get(name, {})
+    return completed
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
