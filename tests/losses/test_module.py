@@ -185,7 +185,7 @@ def test_candidates_need_labels_and_dimensions():
     loss = nearfar.losses.create("supcon")
     with pytest.raises(NearfarError, match="go together"):
         loss(x, labels, x)
-    with pytest.raises(NearfarError, match="anchors have 4 dimensions but candidates have 3"):
+    with pytest.raises(NearfarError, match="embeddings have 4 dimensions but candidates have 3"):
         loss(x, labels, x[:, :3], labels)
     ids = torch.arange(6)
     with pytest.raises(NearfarError, match="ids and candidate_ids go together; candidate_ids is missing"):

@@ -254,7 +254,7 @@ def test_memory_of_a_large_class():
         ("recall_at_k", {"rank_temperature": -1.0}, "temperatures must be positive"),
         ("recall_at_k", {"ks": ()}, "ks must be whole numbers from 1 on"),
         ("recall_at_k", {"ks": (0, 1)}, "ks must be whole numbers from 1 on"),
-        ("recall_at_k", {"ks": 4}, "ks must be whole numbers from 1 on"),
+        ("recall_at_k", {"ks": 4}, "ks of the loss 'recall_at_k' must be a list of whole numbers; got 4"),
         ("roadmap", {"temperature": 0.0}, "temperature must be positive"),
         ("roadmap", {"slope": -1.0}, "slope and bend must not be negative"),
         ("roadmap", {"bend": -1.0}, "slope and bend must not be negative"),
