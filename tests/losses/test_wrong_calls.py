@@ -155,7 +155,8 @@ def test_labels_are_whole_numbers_of_any_size(name, dtype):
     assert torch.equal(loss(X, Y.to(dtype)), loss(X, Y))
 
 
-def test_a_column_of_labels_is_refused_wherever_labels_are_taken():
+def test_a_column_of_labels_is_no_tag():
+    """A loss and a sampler refuse it; evaluation takes it for the classes that it lists."""
     flat = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     columns = [flat[:, None], flat[:, None].bool(), flat[:, None].int(), torch.arange(8)[:, None] // 2]
     memory = nearfar.CrossBatchMemory(16)
@@ -170,10 +171,6 @@ def test_a_column_of_labels_is_refused_wherever_labels_are_taken():
             lambda y: nearfar.Pairs.within(X, y),
         ]
         both = [
-            lambda y: nearfar.evaluate.retrieval(X, y),
-            lambda y: nearfar.evaluate.retrieval(X, y, gallery=X, gallery_labels=y),
-            lambda y: nearfar.evaluate.clustering(X, y),
-            lambda y: nearfar.evaluate.space(X, y),
             lambda y: nearfar.data.create_sampler("pk", y, 2, 2),
             lambda y: nearfar.data.create_sampler("hard_classes", y, 2, 2),
         ]
@@ -184,6 +181,15 @@ def test_a_column_of_labels_is_refused_wherever_labels_are_taken():
             for given in (column.numpy(), column.tolist()):
                 with pytest.raises(NearfarError, match=r"flatten\(\)|one integer for each image"):
                     call(given)
+    evaluations = [
+        lambda y: nearfar.evaluate.retrieval(X, y),
+        lambda y: nearfar.evaluate.retrieval(X, y, gallery=X, gallery_labels=y),
+        lambda y: nearfar.evaluate.clustering(X, y),
+        lambda y: nearfar.evaluate.space(X, y),
+    ]
+    for call in evaluations:
+        for given in (flat[:, None], flat[:, None].int(), flat[:, None].numpy(), flat[:, None].tolist()):
+            assert str(call(given)) == str(call(flat))
 
 
 @pytest.mark.parametrize("backend", ["dense", "tiled", "reference"])
