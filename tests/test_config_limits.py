@@ -13,7 +13,7 @@ STRANGE = [
     "-1", "0", "nan", "inf", "-inf", str(10**19), "1e300", "-1e300", "x", "true", "1" + 400 * "0", 5000 * "1"
 ]  # fmt: skip
 # What these may be: nothing, or any text.
-FREE = {"data.source", "data.root", "model.backbone"}
+FREE = {"data.source", "data.root", "data.unlabelled", "model.backbone"}
 NUMERIC = [
     f"{section}.{key}"
     for section, field in Config.model_fields.items()

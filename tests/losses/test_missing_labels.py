@@ -138,7 +138,9 @@ def test_evaluation_leaves_them_out_and_warns(kind):
             call(x, labels, unlabelled="x")
         with pytest.raises(NearfarError, match="nothing is left"):
             call(x, kind(np.full(N, -1)), unlabelled=-1)
-    with pytest.raises(NearfarError, match="unlabelled is one of the integer labels that decide what is relevant"):
+    with pytest.raises(
+        NearfarError, match="unlabelled is one of the integer labels that decide what is relevant"
+    ):
         retrieval(x, labels, relevant=np.eye(N, dtype=bool), unlabelled=-1)
 
 

@@ -179,14 +179,20 @@ def test_what_is_learned(name, backend, judged):
 
 
 def test_a_setting_that_is_a_tensor():
-    x = vectors().requires_grad_()
-    told(create("margin", beta=torch.tensor(torch.nan), learn=False)(x, labels), x)
+    x, beta = vectors().requires_grad_(), torch.tensor(1.2, requires_grad=True)
+    loss = create("margin", beta=beta, learn=False)
+    assert loss(x, labels).isfinite()
+    with torch.no_grad():
+        beta.fill_(torch.nan)
+    told(loss(x, labels), x)
 
 
-def test_an_infinite_weight(judged):
-    x, weights = vectors().requires_grad_(), torch.ones(8)
-    weights[2] = torch.inf
-    told(create("triplet")(x, labels, weights=weights), x)
+@pytest.mark.parametrize("bad", BAD)
+def test_a_weight_is_refused(bad):
+    weights = torch.ones(8)
+    weights[2] = bad
+    with pytest.raises(NearfarError, match="weights must be finite"):
+        create("triplet")(vectors(), labels, weights=weights)
 
 
 def test_a_sum(judged):

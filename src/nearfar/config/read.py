@@ -4,7 +4,6 @@ import logging
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         _settle_paths(values, path.parent)
         if isinstance(source_given := given.get(("data", "source")), str):
             given[("data", "source")] = _image_source(source_given)  # counts from here, not from the file
-        planned = deepcopy(values)
+        planned = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
         values = _merge(values, given, path.name)
         _shorten_warmup(planned, values, given)
         return _validate(values, path.name, given)

@@ -1,8 +1,8 @@
 """How much each value of a loss counts: by what the caller gives, and by class."""
 
+from math import isfinite
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,8 +27,8 @@ def check_weights(weights: Any, n: int) -> None:
     good = (weights >= 0) & weights.isfinite()
     if not bool(good.all()):
         wrong = float(weights.detach()[~good][0])
-        if wrong == torch.inf:
-            raise NearfarError("weights must be finite; got inf.")
+        if not isfinite(wrong):
+            raise NearfarError(f"weights must be finite; got {wrong:g}.")
         raise NearfarError(f"weights must not be negative; got {wrong:g}. Give 0 to leave an anchor out.")
 
 

@@ -117,7 +117,9 @@ class ExponentialStep:
         start = -self.total.masked_fill(empty, 0.0) * LOG2_E - self.slope * self.shift - self.moved
         # What is lost where it is rounded is made good: else the shares of the classes would not come to 1.
         self.start = start.to(gradient.dtype)[:, None]
-        self.weight = self.weight * torch.exp2(start[:, None] - self.start).to(gradient.dtype)
+        # Of exponents so large that nothing is left of their digits, that would be any number.
+        lost = (start[:, None] - self.start).clamp(-1.0, 1.0)
+        self.weight = self.weight * torch.exp2(lost).to(gradient.dtype)
 
     def weigh(self, s: Tensor, classes: slice, out: Tensor) -> Tensor:  # noqa: ARG002
         # In two steps, rounded as in the first pass.
