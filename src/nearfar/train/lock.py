@@ -13,11 +13,6 @@ from typing import IO
 
 from nearfar.errors import CheckpointError
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 LOCK = "lock"
 FAR = 2**30
 """Windows lets nobody read what is locked, so the byte that is locked lies behind the text."""
@@ -91,9 +86,13 @@ def _lock(file: IO[bytes]) -> bool:
     """Try to lock; the lock belongs to this process and not to those that it starts, as readers of images."""
     try:
         if sys.platform == "win32":
+            import msvcrt
+
             file.seek(FAR)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
+            import fcntl
+
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
