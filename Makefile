@@ -10,10 +10,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 LOWEST := .venv-lowest
-# What runs without any extra: the library on the lowest torch of all.
-CORE := tests/losses tests/mining tests/similarity tests/evaluate tests/offline tests/test_distributed.py \
-	tests/test_memory.py tests/test_memory_golden.py tests/test_memory_laws.py tests/test_memory_peers.py \
-	tests/test_memory_state.py tests/test_pairs.py tests/test_files.py tests/test_toml.py
+# Of each part of the package what leans on other packages most. CORE runs without any extra, on the lowest torch.
+CORE := $(addprefix tests/,losses/test_by_hand.py losses/test_golden.py losses/test_module.py \
+	losses/test_proxies.py losses/test_ranking.py losses/test_sum.py losses/test_ties.py losses/test_numbers.py \
+	mining/test_definitions.py similarity/test_tiled.py evaluate/test_definitions.py evaluate/test_options.py \
+	evaluate/test_golden_ranking.py test_memory.py test_memory_state.py test_memory_golden.py test_pairs.py \
+	test_distributed.py offline test_toml.py test_files.py)
+EXTRAS := $(addprefix tests/,test_cli.py test_config.py models data report caffe/test_convert.py \
+	losses/test_copies.py test_memory_in_modules.py test_bench.py train/test_training.py)
 
 .PHONY: demo test test-lowest check bench clean
 
@@ -26,7 +30,7 @@ test: $(VENV)/dev
 
 test-lowest: $(LOWEST)-core/dev-core $(LOWEST)/dev
 	OMP_NUM_THREADS=1 $(LOWEST)-core/bin/python -m pytest -q -n 2 -m 'not slow' $(CORE)
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m 'not slow' $(CORE:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m 'not slow' $(EXTRAS)
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .
