@@ -160,6 +160,15 @@ class TestBroken:
         skip = "data.skip_unreadable=true"
         arguments = ["train", copied, *QUICK, skip, "--folder", tmp_path / "run", "--no-report"]
         assert run(list(map(str, arguments))) == 0
+        told = capsys.readouterr().err
+        assert f"left out 2 of 32 images that cannot be read: {', '.join(sorted(broken[:2]))}" in told
+        assert f"images that cannot be read: {broken[2]}" in told
+        counts = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+        assert counts["test"]["images"] == 30
+        assert run(["train", str(copied), *QUICK, skip, "--dry-run"]) == 0
+        assert "test        30 images" in capsys.readouterr().out
+        assert run(["report", str(tmp_path / "run")]) == 0
+        assert told.count("left out") == capsys.readouterr().err.count("left out") == 2
 
     def test_evaluate_and_embed_go_on_if_told_so(self, trained, copied, tmp_path, capsys) -> None:
         (copied / "class-03" / "1.png").write_text("no image")
