@@ -213,7 +213,9 @@ class TestCounts:
         nested = Path(shutil.copytree(photos, tmp_path / "set" / "one")).parent
         shutil.copytree(photos / "class-00", nested / "two")
         assert run(["data", str(nested)]) == 0
-        assert "68 images of 2 classes" in capsys.readouterr().out
+        shown = capsys.readouterr()
+        assert "68 images of 2 classes" in shown.out
+        assert "(--leaves of `nearfar data`)" in shown.err
         assert run(["data", str(nested), "--leaves"]) == 0
         assert "68 images of 17 classes" in capsys.readouterr().out
         config = Config.load(nested, [*QUICK, "data.classes=leaf"])
@@ -223,6 +225,22 @@ class TestCounts:
         folder = draw(tmp_path / "ten", 10, 4)
         tables_of(Config.load(folder, []))
         assert "ten: training learns from 3 classes alone; 5 more are for the test, 2 held out" in caplog.text
+
+    def test_who_looks_at_a_run_is_not_told_how_to_train(self, tmp_path, capsys) -> None:
+        photos, folder = draw(tmp_path / "eight", 8, 4), tmp_path / "run"
+        quick = [setting for setting in QUICK if "steps" not in setting]
+        assert (
+            run(["train", str(photos), *quick, "train.steps=1", "--folder", str(folder), "--no-report"]) == 0
+        )
+        assert "classes alone" in capsys.readouterr().err
+        for command in (
+            ["evaluate", folder],
+            ["evaluate", folder, photos],
+            ["report", folder],
+            ["mine", folder],
+        ):
+            assert run(list(map(str, command))) == 0
+            assert "classes alone" not in capsys.readouterr().err
 
     def test_unlabelled_images_are_left_out(self, photos, tmp_path) -> None:
         file = table_of(photos, tmp_path / "t.csv")

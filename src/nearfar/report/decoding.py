@@ -206,7 +206,7 @@ def look(
 
 
 def check_readable(unreadable: Sequence[Unreadable], table: Table, skip: bool) -> None:
-    """Refuse pictures that cannot be decoded, unless they are to be left out, which is told, and others are left.
+    """Refuse pictures that cannot be decoded, or tell that they are left out, where ``skip`` says so.
 
     Raises:
         DataError: naming up to five of them.

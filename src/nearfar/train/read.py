@@ -11,8 +11,7 @@ from nearfar.models import Embedder
 def read_images(
     config: Config, train: Table, validation: Table | None, test: Table, embedder: Embedder
 ) -> tuple[Images, Images | None, Table]:
-    """Return the training and the validation images, and the test table; whatever part they are of, all broken
-    ones are told now.
+    """Return the training and the validation images, and the test table; all broken ones are told now.
 
     Raises:
         UnreadableImages: if there are any and ``data.skip_unreadable`` is off.

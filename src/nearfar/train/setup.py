@@ -68,14 +68,19 @@ class Parts:
     steps: int
 
 
-def tables_of(config: Config) -> Tables:
+def tables_of(config: Config, *, begins: bool = True) -> Tables:
     """Read the source and part its classes; validation classes come out of the training classes.
+
+    Args:
+        config: of the run.
+        begins: tell what training should know of its classes; of no use to who only looks at a run.
 
     Raises:
         DataError: if too few classes are left.
     """
     table = read_source(config.data)
-    tell_roles(table)
+    if begins:
+        tell_roles(table)
     train, test = train_and_test(table, seed=config.data.split_seed)
     _check_searchable(test, "test", "the report could show nothing; give the test half classes of two images")
     split = table.columns.get("split")
@@ -89,7 +94,7 @@ def tables_of(config: Config) -> Tables:
         else:
             validation, train = _hold_out(config, train)
     _check_trainable(train)
-    if rank() == 0:
+    if begins and rank() == 0:
         tell_few_classes(train, validation, test)
     return Tables(train, validation, test)
 
