@@ -90,6 +90,7 @@ class TestColumns:
 
     @pytest.mark.parametrize("column", ["camera", "sequence", "id"])
     @pytest.mark.parametrize("words", [False, True])
+    @pytest.mark.filterwarnings("ignore::nearfar.evaluate.labels.RepeatedIdWarning")
     def test_say_who_finds_whom(self, trained, photos, tmp_path, capsys, column, words) -> None:
         numbers = np.arange(64) % 3
         values = [f"v{n}" for n in numbers] if words else numbers.tolist()
