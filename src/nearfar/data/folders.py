@@ -152,7 +152,8 @@ def classes_of(root: Path, found: dict[str, Found], classes: Classes) -> dict[st
     if len(leaves) > holding:
         log.warning(
             "%s: its %s folders are the classes, and the %s folders with images in and below them are not "
-            "told apart; set data.classes = 'leaf' (--leaves of `nearfar data`) to make each of these a class.",
+            "told apart; set data.classes = 'leaf' (--leaves of `nearfar data`) to make each of these a "
+            "class.",
             printable(root),
             f"{holding:,}",
             f"{len(leaves):,}",

@@ -77,7 +77,8 @@ def _other_rule(config: Mapping[str, Any]) -> str:
     if name not in names():
         return ""
     try:
-        create(name, mining="semi_hard", **({"classes": 2, "dim": 2} if has_proxies(name) else {}))
+        known: dict[str, Any] = {"classes": 2, "dim": 2} if has_proxies(name) else {}
+        create(name, mining="semi_hard", **known)
     except NearfarError:
         return ""
     return ", or let loss.mining choose 'semi_hard'"
