@@ -90,6 +90,7 @@ class TestColumns:
 
     @pytest.mark.parametrize("column", ["camera", "sequence", "id"])
     @pytest.mark.parametrize("words", [False, True])
+    @pytest.mark.filterwarnings("ignore::nearfar.evaluate.labels.RepeatedIdWarning")
     def test_say_who_finds_whom(self, trained, photos, tmp_path, capsys, column, words) -> None:
         numbers = np.arange(64) % 3
         values = [f"v{n}" for n in numbers] if words else numbers.tolist()
@@ -160,6 +161,15 @@ class TestBroken:
         skip = "data.skip_unreadable=true"
         arguments = ["train", copied, *QUICK, skip, "--folder", tmp_path / "run", "--no-report"]
         assert run(list(map(str, arguments))) == 0
+        told = capsys.readouterr().err
+        assert f"left out 2 of 32 images that cannot be read: {', '.join(sorted(broken[:2]))}" in told
+        assert f"images that cannot be read: {broken[2]}" in told
+        counts = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+        assert counts["test"]["images"] == 30
+        assert run(["train", str(copied), *QUICK, skip, "--dry-run"]) == 0
+        assert "test        30 images" in capsys.readouterr().out
+        assert run(["report", str(tmp_path / "run")]) == 0
+        assert told.count("left out") == capsys.readouterr().err.count("left out") == 2
 
     def test_evaluate_and_embed_go_on_if_told_so(self, trained, copied, tmp_path, capsys) -> None:
         (copied / "class-03" / "1.png").write_text("no image")
@@ -204,7 +214,9 @@ class TestCounts:
         nested = Path(shutil.copytree(photos, tmp_path / "set" / "one")).parent
         shutil.copytree(photos / "class-00", nested / "two")
         assert run(["data", str(nested)]) == 0
-        assert "68 images of 2 classes" in capsys.readouterr().out
+        shown = capsys.readouterr()
+        assert "68 images of 2 classes" in shown.out
+        assert "(--leaves of `nearfar data`)" in shown.err
         assert run(["data", str(nested), "--leaves"]) == 0
         assert "68 images of 17 classes" in capsys.readouterr().out
         config = Config.load(nested, [*QUICK, "data.classes=leaf"])
@@ -214,6 +226,22 @@ class TestCounts:
         folder = draw(tmp_path / "ten", 10, 4)
         tables_of(Config.load(folder, []))
         assert "ten: training learns from 3 classes alone; 5 more are for the test, 2 held out" in caplog.text
+
+    def test_who_looks_at_a_run_is_not_told_how_to_train(self, tmp_path, capsys) -> None:
+        photos, folder = draw(tmp_path / "eight", 8, 4), tmp_path / "run"
+        quick = [setting for setting in QUICK if "steps" not in setting]
+        assert (
+            run(["train", str(photos), *quick, "train.steps=1", "--folder", str(folder), "--no-report"]) == 0
+        )
+        assert "classes alone" in capsys.readouterr().err
+        for command in (
+            ["evaluate", folder],
+            ["evaluate", folder, photos],
+            ["report", folder],
+            ["mine", folder],
+        ):
+            assert run(list(map(str, command))) == 0
+            assert "classes alone" not in capsys.readouterr().err
 
     def test_unlabelled_images_are_left_out(self, photos, tmp_path) -> None:
         file = table_of(photos, tmp_path / "t.csv")

@@ -1,6 +1,7 @@
 """What a user calls: create, names, describe, and the sentences for input that does not fit."""
 
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -292,3 +293,12 @@ def test_autocast_does_not_reach_the_loss():
     expected = loss(x.float(), labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(loss(x.float(), labels), expected)
+
+
+def test_an_empty_batch_is_no_batch_without_positives():
+    loss = nearfar.losses.create("contrastive")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert loss(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)) == 0
+    with pytest.warns(UserWarning, match="its 2 labels all differ"):
+        loss(torch.randn(2, 4), torch.arange(2))

@@ -13,7 +13,7 @@ from PIL import Image
 
 import nearfar
 from nearfar.data import UnreadableImage
-from nearfar.errors import ConfigError, DataError
+from nearfar.errors import CheckpointError, ConfigError, DataError
 from nearfar.models import Embedder
 
 LOW = [torch.float16, torch.bfloat16, torch.float64]
@@ -461,3 +461,23 @@ class TestNumbers:
             small().save(tmp_path, classes=["caf\udce9", "b"])
         assert nearfar.load(tmp_path).details["classes"] == ["caf?", "b"]
         assert "'classes' holds a name that is no UTF-8" in caplog.text
+
+
+@pytest.mark.parametrize("given", [0, -1, 2.5, "2", None, True, float("nan")])
+def test_a_batch_size_that_is_none(model: Embedder, file: Path, given: Any) -> None:
+    for images in ([file], torch.rand(2, 3, 32, 32)):
+        with pytest.raises(DataError, match="batch_size must be a whole number, 1 or more; got "):
+            model.encode(images, batch_size=given)
+    assert len(model.encode([file] * 3, batch_size=np.int64(2))) == 3  # type: ignore[arg-type]
+
+
+def test_a_folder_is_no_picture(model: Embedder, file: Path) -> None:
+    with pytest.raises(UnreadableImage, match="it is a folder"):
+        model.encode([file.parent])
+
+
+def test_a_model_is_not_saved_onto_a_file(model: Embedder, file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(CheckpointError, match="is a file; a model is written to a folder"):
+        model.save(file)
+    assert file.read_bytes() == before

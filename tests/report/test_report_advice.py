@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from nearfar.report.advice import advise
 
 SUMMARY = {"similarity": {}, "confusions": [], "wrong_queries": 0}
@@ -48,3 +50,21 @@ def test_a_validation_that_is_always_perfect_did_not_fall() -> None:
 def test_an_early_best_that_was_reached_again_did_not_fall() -> None:
     log = [{**line, "best": line["epoch"] == 0} for line in log_of(0.3, 0.2, 0.1, 0.3)]
     assert advise(SUMMARY, log, {"train": {"epochs": 4}}) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "named"),
+    [
+        ({"name": "triplet"}, True),
+        ({"name": "multi_similarity", "mining": "hard"}, True),
+        ({"name": "triplet", "mining": "semi_hard"}, False),
+        ({"name": "triplet", "mining": {"name": "semi_hard", "margin": 0.1}}, False),
+        ({"name": "arcface"}, False),
+        ({"name": "proxy_anchor"}, False),
+    ],
+)
+def test_a_collapse_names_a_rule_that_the_loss_takes_and_lacks(loss: dict[str, Any], named: bool) -> None:
+    collapsed = SUMMARY | {"similarity": {"after": {"negative_mean": 0.9, "overlap": 0.0}}}
+    (advice,) = advise(collapsed, [], {"loss": loss, "optimizer": {"lr": 0.002}})
+    assert "lower optimizer.lr from 0.002 to 0.0002" in advice
+    assert ("or let loss.mining choose 'semi_hard'." in advice) == named

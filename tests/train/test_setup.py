@@ -85,3 +85,12 @@ def test_fingerprint_sees_names_and_classes(pictures: Path) -> None:
     table = read_table(pictures)
     assert fingerprint(table) == fingerprint(read_table(pictures))
     assert fingerprint(table) != fingerprint(table.select(table.label > 0))
+
+
+def test_one_class_is_refused_before_a_picture_is_read(
+    split_table: Callable[[dict[str, int]], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    table = split_table({"train": 1, "test": 3})
+    with pytest.raises(DataError, match="has 1 class to learn from; training needs two or more"):
+        tables_of(Config.load(str(table), ["train.validate_on=none"]))
+    assert "learns from" not in caplog.text

@@ -81,6 +81,8 @@ def decode(path: str | Path, *, at_least: int = 0) -> "Image":
             return to_rgb(part)
     except FileNotFoundError as error:
         raise UnreadableImage(name, "no such file") from error
+    except IsADirectoryError as error:
+        raise UnreadableImage(name, "it is a folder") from error
     except pil.UnidentifiedImageError as error:
         empty = (os.path.getsize(path) if data is None else len(data)) == 0
         reason = "the file is empty" if empty else "it is not an image of a known format, whatever its name"

@@ -152,7 +152,8 @@ def classes_of(root: Path, found: dict[str, Found], classes: Classes) -> dict[st
     if len(leaves) > holding:
         log.warning(
             "%s: its %s folders are the classes, and the %s folders with images in and below them are not "
-            "told apart; set data.classes = 'leaf' to make each of these a class.",
+            "told apart; set data.classes = 'leaf' (--leaves of `nearfar data`) to make each of these a "
+            "class.",
             printable(root),
             f"{holding:,}",
             f"{len(leaves):,}",
@@ -177,7 +178,11 @@ def check_once(root: Path, of_class: dict[str, list[str]], *, linked: bool) -> N
             if before != path:
                 repeated.append(path)
     if repeated:
-        log.warning("%s: images that links list again: %s.", printable(root), first_of(repeated))
+        log.warning(
+            "%s: images that links list again: %s; each is kept, and finds itself; remove the links.",
+            printable(root),
+            first_of(os.path.relpath(path, root) for path in repeated),
+        )
 
 
 def tell(root: Path, found: list[Found]) -> None:

@@ -186,9 +186,10 @@ def kept_rows(table: Table, unreadable: Sequence[Unreadable]) -> Bool[np.ndarray
     kept = np.array([path not in paths for path in table.path], dtype=bool)
     if not kept.any():
         raise DataError(f"{table.source or 'the list'}: none of its {len(kept)} images can be read.")
-    names = ", ".join(printable(problem.path) for problem in unreadable[:5])
-    more = ", …" if len(unreadable) > 5 else ""
-    log.warning("left out %d of %d images that cannot be read: %s%s", (~kept).sum(), len(kept), names, more)
+    left_out = table.path[~kept].tolist()  # as they lie there, so that who comes later tells the same
+    names = ", ".join(map(printable, left_out[:5]))
+    more = ", …" if len(left_out) > 5 else ""
+    log.warning("left out %d of %d images that cannot be read: %s%s", len(left_out), len(kept), names, more)
     return kept
 
 

@@ -293,7 +293,7 @@ class Loss(Arithmetic):
             )
         if memory is not None and learning and isinstance(labels, Tensor):
             memory.take_in(stored, labels, batch.ids, counts)
-        if not listed:
+        if n and not listed:
             self._tell_of_no_positive(n)
         return result
 

@@ -16,7 +16,7 @@ from nearfar.errors import CheckpointError, ConfigError, DataError
 from nearfar.models.backbones import CUSTOM, create_backbone, evaluating
 from nearfar.models.description import brief, describe_details, whole
 from nearfar.models.heads import HeadName, create_head, in_its_type
-from nearfar.models.pictures import batches, read, several
+from nearfar.models.pictures import batches, check_batch_size, read, several
 from nearfar.models.pooling import PoolingName, create_pooling
 from nearfar.models.savable import Made, Untouched, check_savable
 from nearfar.models.saved import adopt_types, fingerprint, fit_weights, read_model, types_of, write_model
@@ -158,9 +158,9 @@ class Embedder(nn.Module):
             head: with False the pooled features of the backbone instead, of unit length too.
 
         Raises:
-            DataError: if something is no picture or cannot be decoded.
+            DataError: if something is no picture or cannot be decoded, or ``batch_size`` is not 1 or more.
         """
-        given = several(images)
+        given, batch_size = several(images), check_batch_size(batch_size)
         total, done, parts = len(given) if isinstance(given, Sized) else 0, 0, []
         with evaluating(self), torch.inference_mode():
             for prepared in self.prepared(given, batch_size):

@@ -19,6 +19,7 @@ from nearfar.data.preprocess import Preprocess
 from nearfar.data.table import Table
 from nearfar.errors import DataError, require
 from nearfar.models.description import brief
+from nearfar.numbers import whole_number
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,6 +64,18 @@ def is_picture(given: Any) -> bool:
     return isinstance(
         given, (str, os.PathLike, bytes, bytearray, memoryview, Mapping, np.ndarray, Tensor)
     ) or hasattr(given, "read")
+
+
+def check_batch_size(given: Any) -> int:
+    """Return how many images go through the network at a time.
+
+    Raises:
+        DataError: if it is not a whole number, 1 or more.
+    """
+    found = whole_number(given)
+    if found is None or found < 1:
+        raise DataError(f"batch_size must be a whole number, 1 or more; got {brief(given)}.")
+    return found
 
 
 def check_tensor(images: Tensor) -> None:

@@ -44,8 +44,11 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], description: Mappin
     that they replace: it tells a write that was cut short from files of two models.
 
     Raises:
-        CheckpointError: if a tensor has a type that the file format lacks; nothing is written then.
+        CheckpointError: if ``folder`` is a file, or a tensor has a type that the file format lacks; nothing
+            is written then.
     """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"'{folder}' is a file; a model is written to a folder, so name another.")
     # All content first, so that what cannot be written stops before anything is.
     text = to_toml(description).encode()
     # A clone each: safetensors refuses tensors that share memory, as tied weights do.

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nearfar.errors import NearfarError
+from nearfar.losses import create, names
+from nearfar.losses.registry import has_proxies
 from nearfar.report.curves import chosen, decisive, steps, validations
 from nearfar.report.figures import percent
 
@@ -61,8 +64,24 @@ def _collapse(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
     now = f" from {rate:g} to {rate / 10:g}" if isinstance(rate, float) else ""
     return [
         f"Different pictures are {pairs['negative_mean']:.2f} alike on average, which is a collapse: lower "
-        f"optimizer.lr{now}, or let loss.mining choose 'semi_hard'."
+        f"optimizer.lr{now}{_other_rule(config)}."
     ]
+
+
+def _other_rule(config: Mapping[str, Any]) -> str:
+    """Name a mining rule, where the loss takes it and does not have it already."""
+    rule = _setting(config, "loss", "mining")
+    if (rule.get("name") if isinstance(rule, Mapping) else rule) == "semi_hard":
+        return ""
+    name = _setting(config, "loss", "name")
+    if name not in names():
+        return ""
+    try:
+        known: dict[str, Any] = {"classes": 2, "dim": 2} if has_proxies(name) else {}
+        create(name, mining="semi_hard", **known)
+    except NearfarError:
+        return ""
+    return ", or let loss.mining choose 'semi_hard'"
 
 
 def _length(log: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:

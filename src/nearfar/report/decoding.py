@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nearfar.data import Table, Unreadable, UnreadableImage, decode
 from nearfar.data.decode import processors
-from nearfar.data.images import describe_unreadable
+from nearfar.data.images import describe_unreadable, kept_rows
 from nearfar.data.preprocess import Preprocess
 from nearfar.errors import DataError
 from nearfar.models import Embedder
@@ -206,7 +206,7 @@ def look(
 
 
 def check_readable(unreadable: Sequence[Unreadable], table: Table, skip: bool) -> None:
-    """Refuse pictures that cannot be decoded, unless they are to be left out and others are left.
+    """Refuse pictures that cannot be decoded, or tell that they are left out, where ``skip`` says so.
 
     Raises:
         DataError: naming up to five of them.
@@ -215,6 +215,8 @@ def check_readable(unreadable: Sequence[Unreadable], table: Table, skip: bool) -
         raise DataError(describe_unreadable(unreadable, len(table)))
     if len(unreadable) == len(table):
         raise DataError(f"{table.source}: none of its {len(table)} images can be read.")
+    if unreadable:
+        kept_rows(table, unreadable)
 
 
 def directions(pixels: Sequence[UInt8[np.ndarray, "b p"]]) -> Float32[np.ndarray, "n p"]:

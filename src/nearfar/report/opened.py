@@ -49,7 +49,7 @@ def open_run(folder: str | Path, overrides: Sequence[str] = (), *, command: str 
     folder = Path(folder)
     config = finished_config(folder, overrides)
     with telling_the_way_on(folder, config, command):
-        return Run(folder, config, tables_of(config))
+        return Run(folder, config, tables_of(config, begins=False))
 
 
 def finished_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -121,7 +121,8 @@ def learned_from(folder: Path, config: Config, table: Table) -> Seen:
     The training half is read again for the paths; where it cannot be, they are not known.
     """
     try:  # a model alone does not know them
-        paths = tables_of(config).train.path.tolist() if (folder / CONFIG).is_file() else None
+        own = (folder / CONFIG).is_file()
+        paths = tables_of(config, begins=False).train.path.tolist() if own else None
     except (NearfarError, OSError):
         paths = None
     return Seen.of(table, trained_classes(folder), paths)

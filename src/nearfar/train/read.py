@@ -3,15 +3,15 @@
 from nearfar.config import Config
 from nearfar.data import Images, Table, Unreadable, find_unreadable
 from nearfar.data.decode import processors
-from nearfar.data.images import UnreadableImages
+from nearfar.data.images import UnreadableImages, kept_rows
 from nearfar.distributed import by_rank_0, local_world_size
 from nearfar.models import Embedder
 
 
 def read_images(
     config: Config, train: Table, validation: Table | None, test: Table, embedder: Embedder
-) -> tuple[Images, Images | None]:
-    """Return the training and the validation images; whatever part they are of, all broken ones are told now.
+) -> tuple[Images, Images | None, Table]:
+    """Return the training and the validation images, and the test table; all broken ones are told now.
 
     Raises:
         UnreadableImages: if there are any and ``data.skip_unreadable`` is off.
@@ -23,16 +23,19 @@ def read_images(
             images.append(None if table is None else _images(config, table, embedder))
         except UnreadableImages as error:
             broken += error.unreadable
-    if not config.data.skip_unreadable:
-        enough = 2 * embedder.preprocess.resize
-        broken += by_rank_0(lambda: find_unreadable(test, at_least=enough))
+    enough = 2 * embedder.preprocess.resize
+    unseen = by_rank_0(lambda: find_unreadable(test, at_least=enough))
+    if unseen and config.data.skip_unreadable:
+        test = test.select(kept_rows(test, unseen))
+    else:
+        broken += unseen
     if broken:
         raise UnreadableImages(
             broken, len(train) + len(test) + (0 if validation is None else len(validation))
         )
     learned, held_out = images
     assert learned is not None
-    return learned, held_out
+    return learned, held_out, test
 
 
 def _images(config: Config, table: Table, embedder: Embedder) -> Images:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,14 +68,19 @@ class Parts:
     steps: int
 
 
-def tables_of(config: Config) -> Tables:
+def tables_of(config: Config, *, begins: bool = True) -> Tables:
     """Read the source and part its classes; validation classes come out of the training classes.
+
+    Args:
+        config: of the run.
+        begins: tell what training should know of its classes; of no use to who only looks at a run.
 
     Raises:
         DataError: if too few classes are left.
     """
     table = read_source(config.data)
-    tell_roles(table)
+    if begins:
+        tell_roles(table)
     train, test = train_and_test(table, seed=config.data.split_seed)
     _check_searchable(test, "test", "the report could show nothing; give the test half classes of two images")
     split = table.columns.get("split")
@@ -88,7 +93,8 @@ def tables_of(config: Config) -> Tables:
             )
         else:
             validation, train = _hold_out(config, train)
-    if rank() == 0:
+    _check_trainable(train)
+    if begins and rank() == 0:
         tell_few_classes(train, validation, test)
     return Tables(train, validation, test)
 
@@ -107,7 +113,9 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         embedder = Embedder(**config.model.model_dump())
     embedder = embedder.to(device)
     _check_chunks(config, embedder)
-    images, validation_images = read_images(config, tables.train, tables.validation, tables.test, embedder)
+    images, validation_images, test = read_images(
+        config, tables.train, tables.validation, tables.test, embedder
+    )
     loss = make_loss(config, images.table.label, embedder.dim).to(device)
     sampler_name, sampler_settings = named(config.batch.sampler)
     sampler = create_sampler(
@@ -134,7 +142,7 @@ def assemble(config: Config, tables: Tables, device: torch.device, embedder: Emb
         )
     groups = parameter_groups(embedder.backbone, embedder, loss, wanted, head_only_steps)
     return Parts(
-        tables=tables,
+        tables=replace(tables, test=test),
         images=images,
         validation_images=validation_images,
         sampler=sampler,
@@ -260,6 +268,15 @@ def _check_searchable(table: Table, part: str, advice: str) -> None:
     """Refuse a part in which no image has another of its class to find, before hours are spent on it."""
     if len(table) == 0 or np.unique(table.label, return_counts=True)[1].max() < 2:
         raise DataError(f"no class of the {part} images has two images, so nothing can be found; {advice}.")
+
+
+def _check_trainable(train: Table) -> None:
+    """Refuse classes too few to be told apart, before any picture is read."""
+    if train.class_count() < 2:
+        raise DataError(
+            f"{train.name or train.source} has {train.class_count()} class to learn from; training needs two "
+            "or more, and a data set that is halved by class needs four."
+        )
 
 
 def _hold_out(config: Config, train: Table) -> tuple[Table, Table]:
