@@ -16,8 +16,8 @@ CORE := $(addprefix tests/,losses/test_by_hand.py losses/test_golden.py losses/t
 	mining/test_definitions.py similarity/test_tiled.py evaluate/test_definitions.py evaluate/test_options.py \
 	evaluate/test_golden_ranking.py test_memory.py test_memory_state.py test_memory_golden.py test_pairs.py \
 	test_distributed.py offline test_toml.py test_files.py)
-EXTRAS := $(addprefix tests/,test_cli.py test_config.py models data report caffe/test_convert.py \
-	losses/test_copies.py test_memory_in_modules.py test_bench.py train/test_training.py)
+EXTRAS := $(addprefix tests/,test_cli.py test_config.py models/test_embedder.py models/test_pooling.py \
+	data/test_table.py data/test_decode.py data/test_images.py report/test_report_page.py caffe/test_convert.py)
 
 .PHONY: demo test test-lowest check bench clean
 
