@@ -264,7 +264,7 @@ class TestUnreadable:
         (tmp_path / "a.png").touch()
         assert reason(tmp_path / "a.png") == "the file is empty"
         assert reason(tmp_path / "b.png") == "no such file"
-        assert "directory" in reason(tmp_path)
+        assert "folder" in reason(tmp_path)
 
     @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG"])
     def test_any_damage_is_reported_as_such(self, tmp_path: Path, kind: str) -> None:
