@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ from nearfar.train.stopping import StopRequest
 from stopped_runs import At, assert_same_weights, changed
 
 WORKERS = {"workers": 2, "memory_limit": "0B"}
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Hear SIGHUP also where these tests run under nohup, which trainings heed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL) if hasattr(signal, "SIGHUP") else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGHUP, before)
 
 
 def children() -> list[int]:
@@ -95,6 +105,8 @@ def test_a_worker_outlives_the_signals_of_its_group(config: Config, tmp_path: Pa
     assert_same_weights(tmp_path / "run", tmp_path / "whole")
 
 
+# torch raises what it hears of a worker wherever Python stands, in a __del__ too, which cannot pass it on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_is_one_sentence(config: Config, tmp_path: Path) -> None:
     config = changed(changed(config, "data", **WORKERS), "train", epochs=9)
 
