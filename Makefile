@@ -11,12 +11,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 LOWEST := .venv-lowest
 # Of each part of the package what leans on other packages most. CORE runs without any extra, on the lowest torch.
-CORE := $(addprefix tests/,losses/test_by_hand.py losses/test_golden.py losses/test_module.py \
-	losses/test_proxies.py losses/test_ranking.py losses/test_sum.py losses/test_ties.py losses/test_numbers.py \
+CORE := $(addprefix tests/,losses/test_by_hand.py losses/test_golden.py criterion/test_module.py \
+	losses/test_proxies.py losses/test_ranking.py criterion/test_sum.py losses/test_ties.py criterion/test_numbers.py \
 	mining/test_definitions.py similarity/test_tiled.py evaluate/test_definitions.py evaluate/test_options.py \
-	evaluate/test_golden_ranking.py test_memory.py test_memory_state.py test_memory_golden.py test_pairs.py \
+	evaluate/test_golden_ranking.py memory/test_memory.py memory/test_memory_state.py memory/test_memory_golden.py test_pairs.py \
 	test_distributed.py offline test_toml.py test_files.py)
-EXTRAS := $(addprefix tests/,test_cli.py test_config.py models/test_embedder.py models/test_pooling.py \
+EXTRAS := $(addprefix tests/,cli/test_cli.py config/test_config.py models/test_embedder.py models/test_pooling.py \
 	data/test_table.py data/test_decode.py data/test_images.py report/test_report_page.py caffe/test_convert.py)
 
 .PHONY: demo test test-lowest check bench clean

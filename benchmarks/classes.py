@@ -98,8 +98,8 @@ def timed(work: Callable[[], object], rounds: int) -> dict[str, list[float]]:
 
 def run_products(options: argparse.Namespace) -> dict[str, Any]:
     """Similarities twice, and both gradients: by the fastest product of this machine, a block at a time."""
-    from nearfar.similarity.product import choose_product
     from nearfar.similarity.threads import in_turn, plainly
+    from nearfar.similarity.tiled.matmul import choose_product
 
     product = choose_product(options.dim, torch.device("cpu"))
     w, x, _ = batch(options.classes, options.dim, options.rows)

@@ -71,8 +71,8 @@ def build(who: str, loss: str, options: argparse.Namespace) -> Step:
 
 def build_product(stored: Tensor | None) -> Step:
     """Return the bare product, by strips in threads, with the fastest one that is accurate to float32."""
-    from nearfar.similarity.product import choose_product
     from nearfar.similarity.threads import in_turn, plainly
+    from nearfar.similarity.tiled.matmul import choose_product
 
     assert stored is not None
     product = choose_product(stored.shape[1], stored.device)

@@ -1,4 +1,4 @@
-"""Processes that share classes out; for tests/losses/test_shards.py."""
+"""Processes that share classes out; for tests/criterion/test_shards.py."""
 
 import copy
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import nearfar
+from nearfar.criterion.ranks.shard_state import sharded_weights
 from nearfar.distributed import settings
 from nearfar.errors import NearfarError
 from nearfar.losses import Sum, keep_shards, load_optimizer_state, optimizer_state
-from nearfar.losses.registry import registry
-from nearfar.losses.shard_state import sharded_weights
+from nearfar.losses.parts.registry import registry
 from proxy_problems import EVERY
 
 N, WIDTH, DIM = 24, 7, 5

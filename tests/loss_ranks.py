@@ -1,4 +1,4 @@
-"""Processes that compute losses together; for tests/test_ranks.py."""
+"""Processes that compute losses together; for tests/criterion/test_ranks.py."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What several ranks do with a memory that is sharded; for tests/test_memory_ranks.py."""
+"""What several ranks do with a memory that is sharded; for tests/memory/test_memory_ranks.py."""
 
 import io
 from collections.abc import Callable, Iterator

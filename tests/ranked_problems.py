@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 import nearfar
 from nearfar.losses import Loss
-from nearfar.losses.registry import registry as losses
+from nearfar.losses.parts.registry import registry as losses
 from nearfar.mining.registry import registry as rules
 from nearfar.similarity import Relevance
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES

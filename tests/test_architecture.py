@@ -22,6 +22,7 @@ LAYERS = [
     ["memory", "unseen"],
     ["mining"],
     ["losses"],
+    ["criterion"],
     ["data"],
     ["models"],
     ["evaluate"],

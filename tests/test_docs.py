@@ -12,7 +12,7 @@ from PIL import Image
 import nearfar
 from nearfar.cli.app import run
 from nearfar.config import Config
-from nearfar.losses.registry import registry
+from nearfar.losses.parts.registry import registry
 from nearfar.similarity import LogSumExp, softplus
 
 ROOT = Path(__file__).parent.parent

@@ -22,8 +22,8 @@ from nearfar.similarity import (
     TopK,
     choose,
 )
+from nearfar.similarity.dense.reduce import reduce
 from nearfar.similarity.interval import Interval
-from nearfar.similarity.reduce import reduce
 from nearfar.similarity.reductions import Per, threshold_of
 from nearfar.similarity.stored import Stored
 

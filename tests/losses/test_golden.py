@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import nearfar
-from nearfar.losses.registry import registry
+from nearfar.losses.parts.registry import registry
 from nearfar.similarity import Max, Min
 from problems import golden_folder
 

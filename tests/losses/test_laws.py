@@ -18,10 +18,10 @@ from torch import Tensor
 
 import nearfar
 from loss_problems import DRAWING, RULES, Problem, problems
+from nearfar.criterion import arithmetic
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
-from nearfar.losses import arithmetic
-from nearfar.losses.registry import registry
+from nearfar.losses.parts.registry import registry
 from nearfar.similarity import Relevance, scan, tiled
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import nearfar
-from nearfar.losses.registry import registry
-from nearfar.similarity import class_tiles
+from nearfar.losses.parts.registry import registry
+from nearfar.similarity.classes import tiles as class_tiles
 from problems import BACKENDS
 from proxy_oracle import CASES, definitions
 from proxy_problems import EVERY, create, gradients, problem

@@ -9,7 +9,7 @@ from torch import Tensor
 import nearfar
 import ranking_losses_oracle as oracle
 from nearfar.errors import NearfarError
-from nearfar.losses import ranks
+from nearfar.losses.parts import ranks
 from problems import BACKENDS, batch
 
 PER_ANCHOR = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import nearfar
-from nearfar.losses.registry import has_proxies
+from nearfar.losses.parts.registry import has_proxies
 from nearfar.similarity import normalize
 from nearfar.similarity.stable import inverse_lengths
 

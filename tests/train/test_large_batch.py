@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import nearfar
 from nearfar.errors import NearfarError
-from nearfar.losses.registry import has_proxies
+from nearfar.losses.parts.registry import has_proxies
 from nearfar.train import large_batch, two_pass
 from nearfar.train.randomness import RandomState, seed_everything
 

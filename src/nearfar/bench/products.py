@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nearfar.bench.clock import Times
 from nearfar.bench.problems import Problem
-from nearfar.similarity.product import Product, choose_product
+from nearfar.similarity.tiled.matmul import Product, choose_product
 
 STRIP, PIECE = 512, 4096
 MOST_ROWS = 32_768

@@ -6,7 +6,7 @@ from nearfar.bench.busy import BusyReport
 from nearfar.bench.losses import NOT_ASKED, PEER, Cell, Report, Taken
 from nearfar.bench.memory import DOES_NOT_FIT, WARM
 from nearfar.bench.problems import PROBLEMS
-from nearfar.similarity.scan import KEPT
+from nearfar.similarity.tiled.two_passes import KEPT
 
 TERMINAL = ["loss", "n", "ours", "PML", "times", "/mm", "/best", "MiB", "PML"]
 BUSY = ["loss", "n", "dim", "who", "alone", "beside", "slower", "over fair"]

@@ -11,7 +11,7 @@ from nearfar.config.sections import AddedLoss, Batch, Loss
 from nearfar.data.samplers import create_sampler
 from nearfar.errors import ConfigError, NearfarError, shortened
 from nearfar.losses import create
-from nearfar.losses.registry import has_proxies
+from nearfar.losses.parts.registry import has_proxies
 
 CLASSES, IMAGES, DIM = 4, 3, 8
 REFUSALS = (NearfarError, ValueError, OverflowError)

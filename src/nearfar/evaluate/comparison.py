@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from nearfar.errors import NearfarError, suggest
 from nearfar.evaluate.extent import Extent
 from nearfar.evaluate.rows import BLOCK, fold, in_units, inverse, norms, rows32, squarable
-from nearfar.similarity.product import choose_product, relative_error
+from nearfar.similarity.tiled.matmul import choose_product, relative_error
 
 Similarity = Literal["cosine", "dot", "euclidean", "squared_euclidean"]
 

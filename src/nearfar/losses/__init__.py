@@ -4,6 +4,9 @@ loss = nearfar.losses.create("multi_similarity", beta=40.0, mining="multi_simila
 value = loss(embeddings, labels)
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from nearfar.losses import (
     adaface,
     angular,
@@ -51,12 +54,15 @@ from nearfar.losses import (
     uniformity,
     zero_mean,
 )
-from nearfar.losses.creation import create
-from nearfar.losses.module import Loss
-from nearfar.losses.registry import describe, names, register_loss, settings
-from nearfar.losses.shard_state import keep_shards, load_optimizer_state, optimizer_state
-from nearfar.losses.sum import Sum
-from nearfar.losses.terms import Reduction, Statistics, Terms
+from nearfar.losses.parts.registry import describe, names, register_loss, settings
+from nearfar.losses.parts.terms import Reduction, Terms
+
+if TYPE_CHECKING:
+    from nearfar.criterion.creation import create
+    from nearfar.criterion.module import Loss
+    from nearfar.criterion.ranks.shard_state import keep_shards, load_optimizer_state, optimizer_state
+    from nearfar.criterion.statistics import Statistics
+    from nearfar.criterion.sum import Sum
 
 __all__ = [
     "Loss",
@@ -118,3 +124,24 @@ __all__ = [
     "uniformity",
     "zero_mean",
 ]
+
+_homes = {
+    "Loss": "module",
+    "Statistics": "statistics",
+    "Sum": "sum",
+    "create": "creation",
+    "keep_shards": "ranks.shard_state",
+    "load_optimizer_state": "ranks.shard_state",
+    "optimizer_state": "ranks.shard_state",
+}
+"""What stands above the formulas, and is loaded when it is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _homes:
+        return getattr(importlib.import_module(f"nearfar.criterion.{_homes[name]}"), name)
+    raise AttributeError(f"module 'nearfar.losses' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_homes})

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.angles import own_angle, turned
 from nearfar.losses.arcface import check_angular
-from nearfar.losses.proxies import Proxies, own_class, unit_uniform
-from nearfar.losses.registry import Running, register_loss
+from nearfar.losses.parts.angles import own_angle, turned
+from nearfar.losses.parts.proxies import Proxies, own_class, unit_uniform
+from nearfar.losses.parts.registry import Running, register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 

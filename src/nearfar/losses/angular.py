@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.chosen import from_anchor, from_positive, named_negatives, refuse_thresholds
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.chosen import from_anchor, from_positive, named_negatives, refuse_thresholds
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Block, LogSumExp, SameClass, softplus
 from nearfar.similarity.block import Build

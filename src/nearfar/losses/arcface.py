@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.angles import own_angle, turned
-from nearfar.losses.limits import check_positive
-from nearfar.losses.proxies import Proxies, normal
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.angles import own_angle, turned
+from nearfar.losses.parts.limits import check_positive
+from nearfar.losses.parts.proxies import Proxies, normal
+from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.proxies import Proxies, normal, own_class
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.proxies import Proxies, normal, own_class
+from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 
 

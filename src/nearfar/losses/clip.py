@@ -3,9 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.both_sides import near_both_ends
-from nearfar.losses.learned_scale import exponential
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.both_sides import near_both_ends
+from nearfar.losses.parts.learned_scale import exponential
+from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import softplus
 from nearfar.similarity.stable import taken

@@ -3,8 +3,8 @@
 from typing import Literal, get_args
 
 from nearfar.errors import NearfarError
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, Measure, SquaredHingeSum
 

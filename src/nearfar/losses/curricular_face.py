@@ -3,13 +3,13 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.angles import own_angle, turned
 from nearfar.losses.arcface import check_angular, widened
-from nearfar.losses.proxies import Proxies, normal
-from nearfar.losses.registry import Running, register_loss
+from nearfar.losses.parts.angles import own_angle, turned
+from nearfar.losses.parts.proxies import Proxies, normal
+from nearfar.losses.parts.registry import Running, register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import softplus
-from nearfar.similarity.class_steps import ModulatedLogSumExp
+from nearfar.similarity.classes.steps import ModulatedLogSumExp
 
 MOMENTUM = 0.01
 """How much of t a batch makes."""

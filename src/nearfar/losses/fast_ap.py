@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.bins import negatives_up_to, of_positives
-from nearfar.losses.limits import check_bins
-from nearfar.losses.registry import register_loss
-from nearfar.losses.views import cosine
+from nearfar.losses.parts.bins import negatives_up_to, of_positives
+from nearfar.losses.parts.limits import check_bins
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.views import cosine
 from nearfar.pairs import Pairs
 
 

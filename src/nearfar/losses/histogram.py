@@ -2,11 +2,11 @@
 
 import torch
 
-from nearfar.losses.bins import negatives_up_to, of_positives
-from nearfar.losses.limits import check_bins
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
-from nearfar.losses.views import cosine
+from nearfar.losses.parts.bins import negatives_up_to, of_positives
+from nearfar.losses.parts.limits import check_bins
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
+from nearfar.losses.parts.views import cosine
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count
 

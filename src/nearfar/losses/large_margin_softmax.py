@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.proxies import Proxies, kaiming_fan_out, own_class
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.proxies import Proxies, kaiming_fan_out, own_class
+from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.sphereface import blended, check_multiple
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus

@@ -2,11 +2,11 @@
 
 import torch
 
-from nearfar.losses.both_sides import near_both_ends
-from nearfar.losses.limits import check_not_negative
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
-from nearfar.losses.views import distances
+from nearfar.losses.parts.both_sides import near_both_ends
+from nearfar.losses.parts.limits import check_not_negative
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
+from nearfar.losses.parts.views import distances
 from nearfar.pairs import Pairs
 from nearfar.similarity.stable import taken
 

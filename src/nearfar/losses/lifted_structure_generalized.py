@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.limits import check_not_negative, check_positive
-from nearfar.losses.registry import register_loss
-from nearfar.losses.views import distances
+from nearfar.losses.parts.limits import check_not_negative, check_positive
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.views import distances
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp, Measure
 from nearfar.similarity.stable import full_precision

@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.limits import check_positive
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.limits import check_positive
+from nearfar.losses.parts.registry import register_loss
 from nearfar.mining.places import places
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp, OrderStatistic, softplus

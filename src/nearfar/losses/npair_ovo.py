@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import SoftplusSum
 

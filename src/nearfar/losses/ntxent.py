@@ -1,8 +1,8 @@
 """NT-Xent loss: name each positive among the negatives, at a temperature."""
 
-from nearfar.losses.limits import check_positive
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.limits import check_positive
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 from nearfar.similarity.stable import taken

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.losses.limits import check_positive
-from nearfar.losses.proxies import Proxies, kaiming_fan_out
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.limits import check_positive
+from nearfar.losses.parts.proxies import Proxies, kaiming_fan_out
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 

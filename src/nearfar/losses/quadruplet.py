@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.chosen import named_negatives, refuse_thresholds
-from nearfar.losses.limits import check_not_negative
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.chosen import named_negatives, refuse_thresholds
+from nearfar.losses.parts.limits import check_not_negative
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.losses.triplet import triplet
 from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax, Max, Relation, SameClass

@@ -1,9 +1,9 @@
 """Rank hard: the nearest violators of a positive pair, pushed away from both of its ends."""
 
 from nearfar.errors import NearfarError
-from nearfar.losses.chosen import from_anchor, from_positive, named_negatives
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.chosen import from_anchor, from_positive, named_negatives
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.mining.places import at_most
 from nearfar.pairs import Pairs
 from nearfar.similarity import TopK

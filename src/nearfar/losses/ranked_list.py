@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.registry import register_loss
-from nearfar.losses.views import distances
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.views import distances
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SoftMean
 from nearfar.similarity.stable import taken

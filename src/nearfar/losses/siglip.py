@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from nearfar.losses.learned_scale import exponential
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.learned_scale import exponential
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SoftplusSum, softplus
 

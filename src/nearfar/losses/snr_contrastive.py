@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, Measure, normalize
 from nearfar.similarity.stable import full_precision, taken

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.limits import check_not_negative, check_positive
-from nearfar.losses.proxies import Proxies, all_vectors, per_vector, uniform_by_count
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.limits import check_not_negative, check_positive
+from nearfar.losses.parts.proxies import Proxies, all_vectors, per_vector, uniform_by_count
+from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 

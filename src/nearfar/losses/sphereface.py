@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.angles import multiplied
-from nearfar.losses.limits import check_positive
-from nearfar.losses.proxies import Proxies, own_class, unit_uniform
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.angles import multiplied
+from nearfar.losses.parts.limits import check_positive
+from nearfar.losses.parts.proxies import Proxies, own_class, unit_uniform
+from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 from nearfar.similarity.stable import lengths

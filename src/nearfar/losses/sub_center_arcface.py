@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.losses.arcface import Beyond, check_angular, widened
-from nearfar.losses.proxies import Proxies, normal
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.proxies import Proxies, normal
+from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 

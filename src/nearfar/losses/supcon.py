@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.limits import check_positive
-from nearfar.losses.registry import register_loss
+from nearfar.losses.parts.limits import check_positive
+from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp
 from nearfar.similarity.stable import taken

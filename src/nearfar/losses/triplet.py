@@ -1,8 +1,8 @@
 """Triplet loss: a positive nearer than a negative, by a margin."""
 
 from nearfar.errors import NearfarError
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, SoftplusSum
 

@@ -1,8 +1,8 @@
 """Triplet softmax: of two distances, the one to the positive should be the small one."""
 
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
-from nearfar.losses.views import distances
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
+from nearfar.losses.parts.views import distances
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SigmoidSquareSum
 

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nearfar.losses.limits import check_not_negative
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.limits import check_not_negative
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp, Measure, SoftMean, normalize, softplus
 from nearfar.similarity.stable import full_precision, taken

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.losses.limits import check_positive
-from nearfar.losses.registry import register_loss
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.limits import check_positive
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, Measure, softplus
 from nearfar.similarity.stable import taken

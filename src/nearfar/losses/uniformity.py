@@ -5,10 +5,10 @@ from math import log
 import torch
 
 from nearfar.errors import NearfarError
-from nearfar.losses.limits import check_positive
-from nearfar.losses.registry import register_loss
-from nearfar.losses.square import squared_distance_scale
-from nearfar.losses.terms import Terms
+from nearfar.losses.parts.limits import check_positive
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.square import squared_distance_scale
+from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp
 

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.losses.registry import register_loss
-from nearfar.losses.views import as_given
+from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.views import as_given
 from nearfar.pairs import Pairs
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from nearfar.errors import NearfarError
 from nearfar.losses import create, names
-from nearfar.losses.registry import has_proxies
+from nearfar.losses.parts.registry import has_proxies
 from nearfar.report.curves import chosen, decisive, steps, validations
 from nearfar.report.figures import percent
 

@@ -5,9 +5,9 @@ from functools import cache
 
 from nearfar.errors import NearfarError, suggest
 from nearfar.similarity.block import Build
-from nearfar.similarity.dense import DenseBlock
-from nearfar.similarity.reference import ReferenceBlock
-from nearfar.similarity.tiled import TiledBlock
+from nearfar.similarity.dense.matrix import DenseBlock
+from nearfar.similarity.dense.reference import ReferenceBlock
+from nearfar.similarity.tiled.block import TiledBlock
 
 SMALL = 2**17
 """Comparisons up to which a matrix in memory is as fast as tiles."""

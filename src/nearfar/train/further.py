@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.criterion.pair_slopes import pair_slopes
 from nearfar.distributed import gather_rows, total
 from nearfar.losses import Loss, Sum
-from nearfar.losses.pair_slopes import pair_slopes
 from nearfar.memory import CrossBatchMemory
 from nearfar.similarity.stable import normalize
 from nearfar.train.watch import spread

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
+from nearfar.criterion.ranks.shard_state import sharded_weights
 from nearfar.distributed import gather_rows, local_rank, rank, total, world_size
 from nearfar.errors import ConfigError
-from nearfar.losses.shard_state import sharded_weights
 from nearfar.models import Embedder
 from nearfar.train.large_batch import batch_norms
 

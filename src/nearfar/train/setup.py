@@ -20,7 +20,7 @@ from nearfar.distributed import rank
 from nearfar.errors import ConfigError, DataError
 from nearfar.losses import Loss, Sum
 from nearfar.losses import create as create_loss
-from nearfar.losses.registry import has_proxies
+from nearfar.losses.parts.registry import has_proxies
 from nearfar.memory import CrossBatchMemory
 from nearfar.models import Embedder
 from nearfar.train.large_batch import batch_norm_refusal

@@ -10,16 +10,16 @@ from nearfar.caffe.layers.bottoms import check_word, classes_of, numbered, rows_
 from nearfar.caffe.layers.gradients import replaced, scaled
 from nearfar.caffe.layers.retrieved import hits, overflowing, shown_to_the_layer
 from nearfar.caffe.published import METHODS, REGIONS
+from nearfar.criterion.ahead import with_gradient
+from nearfar.criterion.finite import judge, verdict
 from nearfar.distributed import gather_rows, rank, row_counts, total
 from nearfar.errors import NearfarError
-from nearfar.losses.ahead import with_gradient
-from nearfar.losses.finite import judge, verdict
 from nearfar.losses.npair_mined import npair_mined
 from nearfar.mining import Rule, create
 from nearfar.pairs import Pairs
 from nearfar.similarity import TopK, choose
 from nearfar.similarity.threads import plainly
-from nearfar.similarity.tiled import TiledBlock
+from nearfar.similarity.tiled.block import TiledBlock
 
 TOPS = ("loss", "retrieval_top1", "retrieval_top5", "retrieval_top10", "feature_asum")
 DEPTHS = (1, 5, 10)

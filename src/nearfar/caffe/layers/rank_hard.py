@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from nearfar.caffe.layers.bottoms import classes_of, numbered, rows_of
 from nearfar.caffe.layers.gradients import unweighted
+from nearfar.criterion.finite import judge
 from nearfar.errors import NearfarError
-from nearfar.losses.finite import judge
 from nearfar.mining.random import random
 from nearfar.mining.rounding import slack
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, Sample, TopK
-from nearfar.similarity.products import at_pairs
+from nearfar.similarity.tiled.similarities import at_pairs
 
 
 class RankHardLoss(nn.Module):

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nearfar.caffe.layers.bottoms import rows_of
+from nearfar.criterion.finite import judge
 from nearfar.errors import NearfarError
-from nearfar.losses.finite import judge
 from nearfar.similarity.measure import row_by_row
 
 

@@ -1,0 +1,1 @@
+"""The module around a loss: from a call to a number."""

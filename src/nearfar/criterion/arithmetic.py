@@ -1,0 +1,220 @@
+"""What a loss computes once rows, labels and candidates are put together: pairs, mined, into terms."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nearfar.criterion.batch import Batch
+from nearfar.criterion.chunks import by_chunks
+from nearfar.criterion.class_weights import ClassWeights
+from nearfar.criterion.classes import Met
+from nearfar.criterion.comparison import among_own, compare
+from nearfar.criterion.finite import Verdict
+from nearfar.criterion.fixed import keep_fixed
+from nearfar.criterion.one_number import as_number, load_scalars
+from nearfar.criterion.ranks.shard import Shard
+from nearfar.criterion.ranks.shard_state import load_own, save_whole
+from nearfar.criterion.statistics import Statistics
+from nearfar.distributed.ring import Ring
+from nearfar.losses.parts.proxies import against_classes
+from nearfar.losses.parts.registry import registry
+from nearfar.losses.parts.terms import Reduction, Terms
+from nearfar.memory.recalled import Recalled
+from nearfar.mining import Rule
+from nearfar.pairs import Pairs
+from nearfar.similarity import Measure, Relation
+from nearfar.similarity.classes.ranks import Apart
+from nearfar.similarity.stable import taken
+
+MOST_POSITIVES = 2**22
+"""Positive pairs that are listed at once; batches with more are taken some anchors at a time."""
+
+LOOKS = 16
+"""Batches on a device other than the CPU in which labels that say "missing" are looked for."""
+
+
+class Arithmetic(nn.Module):
+    """The settings of a loss, and its arithmetic; see ``Loss``."""
+
+    class_labels: Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        *,
+        mining: Rule | None,
+        similarity: Measure,
+        reduction: Reduction,
+        backend: str,
+        across_ranks: bool,
+        proxies: Float[Tensor, "class dim"] | None = None,
+        learned: Mapping[str, Tensor] | None = None,
+        class_labels: Int[Tensor, " class"] | None = None,
+        sample: float = 1.0,
+        class_weights: ClassWeights | None = None,
+        tilt: float = 1.0,
+        shard: Shard | None = None,
+        unlabelled: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.shard = shard
+        if shard is not None:
+            self.register_state_dict_post_hook(save_whole)
+            self.register_load_state_dict_pre_hook(load_own)
+        self.proxies = None if proxies is None else nn.Parameter(proxies)
+        self.learned: nn.ParameterDict | dict[str, Tensor] = nn.ParameterDict(learned) if learned else {}
+        self.register_load_state_dict_pre_hook(load_scalars)
+        keep_fixed(self, "class_labels", class_labels)
+        self.class_weights = class_weights
+        self.sample, self.tilt = sample, tilt
+        self.name = name
+        self.settings = dict(settings)
+        self.mining = mining
+        self.similarity: Measure = similarity
+        self.reduction: Reduction = reduction
+        self.backend = backend
+        self.across_ranks = across_ranks
+        self.last: Statistics | None = None
+        self._entry = registry[name]
+        for key, start in self._entry.running.items():
+            self.register_buffer(f"running_{key}", torch.tensor(start))
+        self.unlabelled = unlabelled
+        self._meetings = 0
+        self._told: set[str] = set()
+        self._warned, self._listed, self._looks = False, 1, LOOKS
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle without the last batch, which belongs to no copy."""
+        return {**self.__dict__, "last": None}
+
+    def classes_on(self, device: torch.device) -> Tensor | None:
+        """Return the labels of the classes, where a batch is; None where it was created for none."""
+        if self.class_labels is not None:
+            self.class_labels = self.class_labels.to(device)
+        return self.class_labels
+
+    def _parts(
+        self,
+        embeddings: Tensor,
+        others: Tensor | Ring | None,
+        batch: Batch,
+        met: Met | None,
+        learned: Mapping[str, Tensor],
+        recalled: Recalled | None,
+        rows: Tensor | None,
+        n: int,
+    ) -> tuple[Terms, ...]:
+        """Return what each anchor contributes, and note the statistics of the batch.
+
+        Args:
+            others: what to compare with, where it is not the anchors themselves.
+            rows: which of the batch's ``n`` rows the anchors are; None for all.
+        """
+        classes = None if met is None else met.place if rows is None else met.place[rows]
+        compared = compare(
+            embeddings,
+            others,
+            batch,
+            rows,
+            n,
+            recalled,
+            self._entry.view,
+            self.similarity,
+            self.backend,
+        )
+        size, pairs = self._chunk(compared.relation, len(embeddings), compared.width), None
+        self._listed = 1
+        if size is None:
+            pairs = compared.pairs()
+            self._listed = len(pairs.listed.anchor)
+            parts = self._terms(self._mined(pairs), classes, learned)
+        else:
+
+            def chunk(some: Tensor, inputs: Sequence[Tensor]) -> tuple[Terms, ...]:
+                pairs = compared.some(some, *inputs[:2])
+                own = dict(zip(learned, inputs[2:], strict=True))
+                return self._terms(self._mined(pairs), None if classes is None else classes[some], own)
+
+            inputs = [compared.anchors, compared.candidates, *learned.values()]
+            parts = by_chunks(chunk, inputs, len(embeddings), size)
+        if compared.ring is not None or recalled is not None:
+            # What comes by or is stored does not stay; the comparisons of the batch itself do.
+            pairs = among_own(compared, batch, rows)
+        self.last = Statistics.of(parts, pairs, self.mining is not None)
+        return parts
+
+    def _mined(self, pairs: Pairs) -> Pairs:
+        return pairs if self.mining is None else self.mining(pairs)
+
+    def _against_classes(
+        self,
+        anchors: Tensor,
+        proxies: Tensor,
+        met: Met,
+        rows: Tensor | None,
+        every: Tensor | None,
+        apart: Apart | None,
+        judged: Verdict,
+    ) -> tuple[Terms, ...]:
+        """The same for a loss with proxies, the vectors of all classes.
+
+        Args:
+            every: all rows of the batch, which move the statistics that run over batches; None for no move.
+            apart: what to know of other ranks' classes, where ``proxies`` are of this rank's.
+            judged: whether the batch is finite.
+        """
+        kind = self._entry.proxies
+        assert kind is not None
+        geometry = kind.geometry(self.similarity, self.settings)
+        vectors = met.vectors(proxies, geometry.centres)
+        place = met.place if rows is None else met.place[rows]
+        pairs = against_classes(anchors, vectors, place, geometry, self.backend, apart)
+        running = {key: getattr(self, f"running_{key}") for key in self._entry.running}
+        if every is not None and self._entry.update is not None:
+            with torch.no_grad():
+                seen = pairs.detach()
+                if rows is not None:
+                    seen = against_classes(every, vectors.detach(), met.place, geometry, self.backend)
+                for key, value in self._entry.update(seen, running).items():
+                    running[key].copy_(judged.running(value, running[key]))
+        parts = self._terms(pairs, None, {}, tuple(value.clone() for value in running.values()))
+        self.last = Statistics.of(parts, pairs, mined=False)
+        return parts
+
+    def _chunk(self, relation: Relation, n: int, m: int) -> int | None:
+        """How many of n anchors to take at a time, where the positives of all are too many to list."""
+        if n * m <= MOST_POSITIVES or not self._entry.separable:
+            return None
+        if self.mining is not None and not self.mining.separable:
+            return None
+        positives = relation.kinship.count()
+        if positives <= MOST_POSITIVES:
+            return None
+        return max(1, n * MOST_POSITIVES // positives)
+
+    def _terms(
+        self,
+        pairs: Pairs,
+        classes: Tensor | None,
+        learned: Mapping[str, Tensor],
+        running: tuple[Tensor, ...] = (),
+    ) -> tuple[Terms, ...]:
+        own = {
+            name: as_number(value) if classes is None else taken(value, classes)
+            for name, value in learned.items()
+        }
+        value = self._entry.function(pairs, *running, **{**self.settings, **own})
+        if isinstance(value, tuple):
+            return value
+        if isinstance(value, Terms):
+            return (value,)
+        valid = pairs.positive_count > 0
+        if self._entry.needs == "either":
+            valid = valid | (value != 0)
+        elif self._entry.needs == "nothing":
+            valid = torch.ones_like(valid)
+        return (Terms(total=value, count=valid.to(value), active=(value != 0).to(value)),)

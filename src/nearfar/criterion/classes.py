@@ -1,0 +1,79 @@
+"""The classes that a batch meets: where each row's own is among them, and which they are."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nearfar.errors import NearfarError
+from nearfar.inputs import Labels
+from nearfar.mining.counter import key_of, mixed
+from nearfar.similarity.classes.own import subset
+
+
+@dataclass(frozen=True, eq=False)
+class Met:
+    """Classes that a batch is compared with.
+
+    Attributes:
+        place: where each anchor's class is among them.
+        labels: theirs, in order.
+        chosen: which of all classes they are; None for all.
+    """
+
+    place: Int[Tensor, " anchor"]
+    labels: Int[Tensor, " class"]
+    chosen: Int[Tensor, " class"] | None = None
+
+    def vectors(self, every: Float[Tensor, "row dim"], centres: int) -> Float[Tensor, "few dim"]:
+        """Return the vectors of these, from those of all classes, of which each has ``centres``."""
+        return every if self.chosen is None else subset(every, self.chosen, centres)
+
+
+def meet(name: str, class_labels: Int[Tensor, " class"] | None, labels: Labels, share: float) -> Met | None:
+    """Find each label among the classes that a loss was created for; None if it was for none.
+
+    Args:
+        share: of all classes, how many a batch meets; see ``choose_some``.
+
+    Raises:
+        NearfarError: if a label is not among them.
+    """
+    if class_labels is None:
+        return None
+    if not isinstance(labels, Tensor) or labels.ndim != 1:
+        raise NearfarError(f"{name} was created with classes=…, so that labels must be classes [n].")
+    labels = labels.long()
+    place = torch.searchsorted(class_labels, labels).clamp_max(len(class_labels) - 1)
+    unknown = labels[class_labels[place] != labels]
+    if len(unknown):
+        raise NearfarError(
+            f"label {int(unknown[0])} is not among the {len(class_labels)} classes that {name} "
+            "was created for. Give all labels of the training set as classes=…"
+        )
+    if share == 1:
+        return Met(place, class_labels)
+    chosen, place = choose_some(place, len(class_labels), share)
+    return Met(place, class_labels[chosen], chosen)
+
+
+def choose_some(
+    place: Int[Tensor, " anchor"], classes: int, share: float
+) -> tuple[Int[Tensor, " chosen"], Int[Tensor, " anchor"]]:
+    """Choose the classes of the batch and as many others, at random, as make ``share`` of all classes.
+
+    Every class gets a number that is a function of its own and of a key from torch's generator, and the
+    smallest are taken: no class twice, and the same again when training resumes from a checkpoint.
+
+    Returns:
+        The chosen classes in order, and each anchor's place among them.
+    """
+    present = torch.unique(place)
+    count = max(math.ceil(share * classes), len(present))
+    every = torch.arange(classes, device=place.device)
+    drawn = mixed(every ^ key_of(None))
+    drawn[present] = -(2**63)
+    chosen = drawn.topk(count, largest=False, sorted=False).indices.sort().values
+    return chosen, torch.searchsorted(chosen, place)

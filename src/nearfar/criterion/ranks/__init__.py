@@ -1,0 +1,1 @@
+"""The same call on many ranks."""

@@ -1,0 +1,75 @@
+"""From one value per anchor to one number: what a loss is made of, and how it is averaged."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Reduction = Literal["mean", "mean_valid", "mean_terms", "mean_active", "tilted", "sum", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What each anchor contributes, for a loss that is a sum of terms (pairs, triplets).
+
+    Attributes:
+        total: sum of the anchor's terms; carries the gradient.
+        count: how many terms it has.
+        active: how many of them are not zero.
+    """
+
+    total: Float[Tensor, " anchor"]
+    count: Float[Tensor, " anchor"]
+    active: Float[Tensor, " anchor"]
+
+    def reduce(
+        self, how: Reduction, weights: Float[Tensor, " anchor"] | None = None, tilt: float = 1.0
+    ) -> Tensor:
+        """Average the anchors' values L_i, with weights w_i (1 when not given).
+
+            none         w_i L_i, one value per anchor
+            sum          Σ w_i L_i
+            mean         Σ w_i L_i / Σ w_i                  over all anchors
+            mean_valid   Σ w_i L_i / Σ w_i [count_i > 0]    over anchors that have what the loss needs
+            mean_terms   Σ w_i L_i / Σ w_i count_i          over all terms
+            mean_active  Σ w_i L_i / Σ w_i active_i         over terms that are not zero
+            tilted       1/t log(Σ w_i exp(t L_i) / Σ w_i)  over anchors with count_i > 0, t the ``tilt``
+
+        The gradient of "tilted" is Σ v_i ∇L_i with weights v_i ∝ w_i exp(t L_i) that sum to 1: for t > 0 hard
+        samples count more, for t < 0 outliers count less (Li et al., ICLR 2021,
+        https://arxiv.org/abs/2007.01162).
+
+        A weight of 2 is the same as having the anchor twice. With nothing to divide by, the value is 0.
+        """
+        if how == "none":
+            return self._weights(weights) * self.total
+        if how == "tilted":
+            return self._tilted(self._weights(weights), tilt)
+        value, share = self.fraction(how, weights)
+        return value if how == "sum" else value / share.masked_fill(share == 0, 1.0)
+
+    def fraction(
+        self, how: Reduction, weights: Float[Tensor, " anchor"] | None = None
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return Σ w_i L_i and what ``reduce`` divides it by."""
+        w = self._weights(weights)
+        share = {
+            "sum": w,
+            "mean": w,
+            "mean_valid": w * (self.count > 0),
+            "mean_terms": w * self.count,
+            "mean_active": w * self.active,
+        }[how]
+        return (w * self.total).sum(), share.sum()
+
+    def _weights(self, given: Float[Tensor, " anchor"] | None) -> Float[Tensor, " anchor"]:
+        return self.total.new_ones(len(self.total)) if given is None else given.to(self.total)
+
+    def _tilted(self, weights: Tensor, tilt: float) -> Tensor:
+        some = (self.count > 0) & (weights > 0)
+        if not some.any():
+            return 0 * self.total.sum()
+        w = weights[some]
+        return (torch.logsumexp(tilt * self.total[some] + w.log(), 0) - w.sum().log()) / tilt

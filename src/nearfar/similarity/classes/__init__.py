@@ -1,0 +1,1 @@
+"""Embeddings against learned vectors of classes."""

@@ -1,0 +1,1 @@
+"""Similarities a tile at a time, in flat memory."""
