@@ -2,12 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.similarity import Reduction
+from nearfar.similarity.dense.closed import reduced
+from nearfar.similarity.reductions import LogSumExp
+from nearfar.similarity.stable import taken
+
+Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +31,201 @@ class Positives:
     candidate: Int[Tensor, " positive"]
     similarity: Float[Tensor, " positive"]
 
+    @property
+    def some(self) -> bool:
+        """Whether there is a pair."""
+        return len(self.anchor) > 0
+
     def where(self, keep: Bool[Tensor, " positive"]) -> "Positives":
         """Return some of the pairs."""
         return Positives(self.anchor[keep], self.candidate[keep], self.similarity[keep])
+
+    def detach(self) -> "Positives":
+        """Return the same pairs without gradient."""
+        return Positives(self.anchor, self.candidate, self.similarity.detach())
+
+    def scaled(self, factor: float | Tensor) -> "Positives":
+        """Return the same pairs with every similarity times ``factor``."""
+        return Positives(self.anchor, self.candidate, self.similarity * factor)
+
+    def of_anchor(self, x: Float[Tensor, " anchor"]) -> Float[Tensor, " positive"]:
+        """Return what each pair's anchor has."""
+        return taken(x, self.anchor)
+
+    def of_candidate(self, x: Float[Tensor, " candidate"]) -> Float[Tensor, " positive"]:
+        """Return what each pair's candidate has."""
+        return taken(x, self.candidate)
+
+    def reduce(self, values: Float[Tensor, " positive"], how: Reduce, n: int) -> Float[Tensor, " anchor"]:
+        """Reduce one value per pair to one for each of n anchors; see ``Pairs.per_anchor``."""
+        anchor = self.anchor
+        match how:
+            case "sum":
+                return values.new_zeros(n).index_add(0, anchor, values)
+            case "count":
+                return values.new_zeros(n).index_add(0, anchor, torch.ones_like(values))
+            case "max":
+                return self._first_where_equal(values, n, "amax", -torch.inf)
+            case "min":
+                return self._first_where_equal(values, n, "amin", torch.inf)
+            case "logsumexp":
+                top = _segment(values.detach(), anchor, n, "amax", -torch.inf)
+                some = top > -torch.inf
+                total = values.new_zeros(n).index_add(0, anchor, (values - top[anchor]).exp())
+                return torch.where(some, total, 1.0).log() + top
+
+    def least(self, values: Float[Tensor, " positive"], n: int) -> Bool[Tensor, " positive"]:
+        """Say which pair has its anchor's smallest value, the first among equals."""
+        anchor = self.anchor
+        lowest = self.reduce(values, "min", n)
+        place = torch.nonzero(values == lowest[anchor]).squeeze(1)
+        first = torch.full((n,), len(values), device=values.device)
+        first = first.scatter_reduce(0, anchor[place], place, "amin")
+        keep = torch.zeros_like(values, dtype=torch.bool)
+        keep[first[first < len(values)]] = True
+        return keep
+
+    def _first_where_equal(self, values: Tensor, n: int, how: str, empty: float) -> Tensor:
+        """Take each anchor's extreme value; its gradient goes to one pair, the first that attains it."""
+        anchor, plain = self.anchor, values.detach()
+        extreme = _segment(plain, anchor, n, how, empty)
+        hit = torch.nonzero(plain == extreme[anchor]).squeeze(1)
+        first = torch.full((n,), len(values), device=anchor.device)
+        first = first.scatter_reduce(0, anchor[hit], hit, "amin")
+        some = first < len(values)
+        taken = values[first[some]]
+        return values.new_full((n,), empty).index_put((torch.nonzero(some).squeeze(1),), taken)
+
+
+class PositiveTable(Positives):
+    """The positive pairs in a table with a row for each anchor, so that no shape depends on the labels.
+
+    Where there is no pair the similarity is 0, and no gradient comes from there.
+
+    Attributes:
+        there: where there is a pair.
+        similarity: larger is nearer; differentiable.
+        columns: the candidate of each entry; None where the columns are the candidates in order.
+    """
+
+    there: Bool[Tensor, "anchor k"]
+    columns: Int[Tensor, "anchor k"] | None
+
+    def __init__(
+        self,
+        there: Bool[Tensor, "anchor k"],
+        similarity: Float[Tensor, "anchor k"],
+        columns: Int[Tensor, "anchor k"] | None = None,
+    ) -> None:
+        self.__dict__.update(there=there, similarity=similarity, columns=columns)
+
+    @cached_property
+    def anchor(self) -> Int[Tensor, "anchor k"]:  # pyrefly: ignore[bad-override]
+        """Row of each entry's anchor."""
+        return torch.arange(len(self.there), device=self.there.device)[:, None].expand(self.there.shape)
+
+    @cached_property
+    def candidate(self) -> Int[Tensor, "anchor k"]:  # pyrefly: ignore[bad-override]
+        """Row of each entry's candidate."""
+        if self.columns is not None:
+            return self.columns
+        return torch.arange(self.there.shape[1], device=self.there.device).expand(self.there.shape)
+
+    @classmethod
+    def of(
+        cls, matrix: Float[Tensor, "anchor candidate"], there: Bool[Tensor, "anchor candidate"]
+    ) -> "PositiveTable":
+        """Return the table of all candidates."""
+        return cls(there, matrix.masked_fill(~there, 0.0))
+
+    @cached_property
+    def absent(self) -> Bool[Tensor, "anchor k"]:
+        """Where there is no pair."""
+        return ~self.there
+
+    @cached_property
+    def listed(self) -> Int[Tensor, " positive"]:
+        """The places of the pairs in the table read row by row; the host waits for how many there are."""
+        return torch.nonzero(self.there.flatten()).squeeze(1)
+
+    @property
+    def some(self) -> bool:
+        """Whether there is a pair; on a device that would be waited for, it is taken that there is."""
+        return self.there.device.type != "cpu" or bool(self.there.numpy().any())
+
+    def list(self) -> Positives:
+        """Return the pairs one by one."""
+        k = max(1, self.there.shape[1])
+        columns = self.listed % k if self.columns is None else self.columns.flatten()[self.listed]
+        return Positives(self.listed // k, columns, taken(self.similarity.flatten(), self.listed))
+
+    def where(self, keep: Bool[Tensor, "anchor k"] | Int[Tensor, "anchor few"]) -> "PositiveTable":
+        """Return some of the pairs: those said, or those at some places of each row."""
+        if keep.dtype == torch.bool:
+            there = self.there & keep
+            return PositiveTable(there, self.similarity.masked_fill(~there, 0.0), self.columns)
+        columns = keep if self.columns is None else self.columns.gather(1, keep)
+        return PositiveTable(self.there.gather(1, keep), self.similarity.gather(1, keep), columns)
+
+    def detach(self) -> "PositiveTable":
+        """Return the same pairs without gradient."""
+        return PositiveTable(self.there, self.similarity.detach(), self.columns)
+
+    def scaled(self, factor: float | Tensor) -> "PositiveTable":
+        """Return the same pairs with every similarity times ``factor``."""
+        return PositiveTable(self.there, self.similarity * factor, self.columns)
+
+    def of_anchor(self, x: Float[Tensor, " anchor"]) -> Float[Tensor, "anchor k"]:
+        """Return what each pair's anchor has."""
+        return x[:, None].masked_fill(self.absent, 0)
+
+    def of_candidate(self, x: Float[Tensor, " candidate"]) -> Float[Tensor, "anchor k"]:
+        """Return what each pair's candidate has."""
+        each = x[None, :] if self.columns is None else taken(x, self.columns)
+        return each.masked_fill(self.absent, 0)
+
+    def reduce(self, values: Float[Tensor, "anchor k"], how: Reduce, n: int) -> Float[Tensor, " anchor"]:
+        """Reduce one value per pair to one for each anchor; see ``Pairs.per_anchor``."""
+        if not values.shape[1]:
+            return values.new_full(
+                (n,), {"max": -torch.inf, "logsumexp": -torch.inf, "min": torch.inf}.get(how, 0.0)
+            )
+        match how:
+            case "sum":
+                return values.masked_fill(self.absent, 0.0).sum(1)
+            case "count":
+                return self.there.sum(1, dtype=values.dtype)
+            case "max":
+                return values.masked_fill(self.absent, -torch.inf).max(1).values
+            case "min":
+                return values.masked_fill(self.absent, torch.inf).min(1).values
+            case "logsumexp":
+                return reduced(values, self.absent, LogSumExp(scale=1.0), 0.0)
+
+    def least(self, values: Float[Tensor, "anchor k"], n: int) -> Int[Tensor, "anchor 1"]:  # noqa: ARG002, as of a list
+        """Say at which place of each row the smallest value is, the first among equals."""
+        return values.masked_fill(self.absent, torch.inf).argmin(1, keepdim=True)
+
+    def spread(self, values: Tensor, empty: float) -> Tensor:
+        """Return a table with the values of the pairs that are ``listed``, and ``empty`` elsewhere."""
+        whole = values.new_full((self.there.numel(), *values.shape[1:]), empty)
+        return whole.index_copy(0, self.listed, values).view(*self.there.shape, *values.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
     """Explicit negatives: a few columns for each anchor, or one for each positive pair; -1 is none."""
 
-    columns: Int[Tensor, "row k"]
+    columns: Int[Tensor, "*row k"]
     per: Literal["anchor", "positive"]
+
+    def where(self, keep: Bool[Tensor, "*positive"] | Int[Tensor, "anchor few"]) -> "Chosen":
+        """Return those of some of the positive pairs, as a list or a table of them is narrowed."""
+        if self.columns.ndim == 2:
+            return Chosen(self.columns[keep], self.per)
+        if keep.dtype == torch.bool:
+            return self
+        return Chosen(self.columns.gather(1, keep[..., None]), self.per)
 
 
 @dataclass(eq=False)
@@ -49,3 +240,7 @@ class Against:
     reduction: Reduction
     keep: Callable[[Tensor], Bool[Tensor, " positive"]]
     answer: Tensor | None = None
+
+
+def _segment(values: Tensor, anchor: Tensor, n: int, how: str, empty: float) -> Tensor:
+    return values.new_full((n,), empty).scatter_reduce(0, anchor, values, how)

@@ -2,32 +2,27 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from nearfar import named
 from nearfar.errors import NearfarError, suggest
 from nearfar.inputs import Labels, check_embeddings, check_same_dim, relate
-from nearfar.kept import Against, Chosen, Positives
+from nearfar.kept import Against, Chosen, Positives, PositiveTable, Reduce
 from nearfar.similarity import (
-    ArgMax,
     Block,
     Measure,
-    OrderStatistic,
     Reduction,
     Relation,
-    Sample,
-    TopK,
     choose,
 )
-from nearfar.similarity.dense.reduce import reduce
+from nearfar.similarity.dense.matrix import DenseBlock
 from nearfar.similarity.interval import Interval
-from nearfar.similarity.reductions import Per, threshold_of
+from nearfar.similarity.reductions import empty_of, held_against
 from nearfar.similarity.stored import Stored
-
-Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +104,14 @@ class Pairs:
         similarity: Measure = "cosine",
         backend: str = "auto",
         stored: Stored | None = None,
+        *,
+        table: bool = False,
     ) -> "Pairs":
         """Compare anchors with candidates that stand in a known relation (see ``relate``).
 
         Args:
             stored: further candidates, after the others, without gradient.
+            table: put the positives in a table, where all similarities are in memory.
         """
         if anchors.shape[1] != candidates.shape[1]:
             raise NearfarError(
@@ -130,13 +128,30 @@ class Pairs:
             )
         width = len(candidates) + (0 if stored is None else len(stored))
         block = choose(backend, len(anchors), width)(anchors, candidates, similarity, relation, stored)
-        return cls.over(block)
+        return cls.tabled(block) if table else cls.over(block)
 
     @classmethod
     def over(cls, block: Block) -> "Pairs":
         """Compare as a block does."""
         anchor, candidate = block.relation.positives()
         return cls(block, Positives(anchor, candidate, block.positives(anchor, candidate)), Interval())
+
+    @classmethod
+    def tabled(cls, block: Block) -> "Pairs":
+        """Compare as a block does, with a table of positives where all similarities are in memory."""
+        if not isinstance(block, DenseBlock):
+            return cls.over(block)
+        return cls(block, PositiveTable.of(block.matrix, block.relation.masks[0]), Interval())
+
+    def list(self) -> "Pairs":
+        """Return the same comparisons, the positives one by one."""
+        kept = self.positives
+        if not isinstance(kept, PositiveTable):
+            return self
+        chosen = self.chosen
+        if chosen is not None and chosen.per == "positive":
+            chosen = Chosen(chosen.columns.flatten(0, 1).index_select(0, kept.listed), "positive")
+        return Pairs(self.block, kept.list(), self.interval, chosen)
 
     def __len__(self) -> int:
         """Return the number of anchors."""
@@ -153,35 +168,33 @@ class Pairs:
         if self.against is None:
             return self.listed
         if self.against.answer is None:
-            (self.against.answer,) = self._reduce((self.against.reduction,), self.listed.anchor)
+            (self.against.answer,) = self._reduce((self.against.reduction,), self.listed)
         return self.listed.where(self.against.keep(self.against.answer))
 
     @cached_property
     def positive_count(self) -> Float[Tensor, " anchor"]:
         """How many positives each anchor has."""
-        return self.per_anchor(torch.ones_like(self.positives.similarity), "sum")
+        return self.per_anchor(self.positives.similarity.detach(), "count")
 
-    def per_anchor(self, values: Float[Tensor, " positive"], how: Reduce) -> Float[Tensor, " anchor"]:
+    def per_anchor(self, values: Float[Tensor, "*positive"], how: Reduce) -> Float[Tensor, " anchor"]:
         """Reduce one value per positive pair to one per anchor.
 
         An anchor without positives gets 0 for "sum" and "count", -inf for "max" and "logsumexp", +inf for
         "min"; no gradient flows there.
         """
-        anchor, n = self.positives.anchor, len(self)
-        match how:
-            case "sum":
-                return values.new_zeros(n).index_add(0, anchor, values)
-            case "count":
-                return values.new_zeros(n).index_add(0, anchor, torch.ones_like(values))
-            case "max":
-                return self._first_where_equal(values, values.detach(), "amax", -torch.inf)
-            case "min":
-                return self._first_where_equal(values, values.detach(), "amin", torch.inf)
-            case "logsumexp":
-                top = _segment(values.detach(), anchor, n, "amax", -torch.inf)
-                some = top > -torch.inf
-                total = values.new_zeros(n).index_add(0, anchor, (values - top[anchor]).exp())
-                return torch.where(some, total, 1.0).log() + top
+        return self.positives.reduce(values, how, len(self))
+
+    def of_anchor(self, x: Shaped[Tensor, " anchor"]) -> Shaped[Tensor, "*positive"]:
+        """Return, for each positive pair, what its anchor has."""
+        return self.positives.of_anchor(x)
+
+    def of_candidate(self, x: Shaped[Tensor, " candidate"]) -> Shaped[Tensor, "*positive"]:
+        """Return, for each positive pair, what its candidate has."""
+        return self.positives.of_candidate(x)
+
+    def least(self, values: Float[Tensor, "*positive"]) -> Tensor:
+        """Say, as ``narrow`` takes it, which of an anchor's pairs has the smallest value."""
+        return self.positives.least(values, len(self))
 
     def stream(self, *reductions: Reduction) -> tuple[Tensor, ...]:
         """Reduce each anchor's negatives, in one pass for all ``reductions``.
@@ -193,24 +206,24 @@ class Pairs:
         against = self.against
         one_pass = against is not None and against.answer is None and self.chosen is None
         if against is None or not one_pass or any(r.per == "positive" for r in reductions):
-            return self._reduce(reductions, self.positives.anchor)
-        *results, answer = self._reduce((*reductions, against.reduction), self.listed.anchor)
+            return self._reduce(reductions, self.positives)
+        *results, answer = self._reduce((*reductions, against.reduction), self.listed)
         against.answer = answer.detach()
         return tuple(results)
 
     def narrow(
         self,
         *,
-        positives: Bool[Tensor, " positive"] | Against | None = None,
+        positives: Bool[Tensor, "*positive"] | Int[Tensor, "anchor few"] | Against | None = None,
         above: Float[Tensor, " anchor"] | None = None,
         below: Float[Tensor, " anchor"] | None = None,
         columns: Int[Tensor, "anchor k"] | None = None,
-        partners: Int[Tensor, " positive"] | None = None,
+        partners: Int[Tensor, "*positive"] | None = None,
     ) -> "Pairs":
         """Keep some of the comparisons: what a mining rule returns.
 
         Args:
-            positives: which positive pairs to keep, or ``Against`` what they are to be held.
+            positives: which positive pairs to keep (see ``least``), or ``Against`` what they are to be held.
             above, below: keep negatives with above < s < below, for each anchor.
             columns: keep just these negatives of each anchor; -1 is none.
             partners: keep just this one negative for each positive pair (a triplet); -1 is none.
@@ -221,14 +234,14 @@ class Pairs:
         if columns is not None:
             chosen = Chosen(columns, "anchor")
         elif partners is not None:
-            chosen = Chosen(partners[:, None], "positive")
+            chosen = Chosen(partners[..., None], "positive")
         kept, against = self.positives, None
         if isinstance(positives, Against):
             against = positives
         elif positives is not None:
             kept = kept.where(positives)
             if chosen is not None and chosen.per == "positive":
-                chosen = Chosen(chosen.columns[positives], "positive")
+                chosen = chosen.where(positives)
         bounds = Interval(
             above=None if above is None else above.detach(), below=None if below is None else below.detach()
         )
@@ -236,20 +249,19 @@ class Pairs:
 
     def detach(self) -> "Pairs":
         """Return the same comparisons without gradient."""
-        kept = self.positives
-        kept = Positives(kept.anchor, kept.candidate, kept.similarity.detach())
-        return Pairs(self.block.map(Tensor.detach), kept, self.interval, self.chosen)
+        return Pairs(self.block.map(Tensor.detach), self.positives.detach(), self.interval, self.chosen)
 
     def scaled(self, factor: float | Float[Tensor, ""]) -> "Pairs":
         """Return the same comparisons with every similarity times ``factor`` (> 0), which may be learned."""
         if isinstance(factor, Tensor):  # its root is to be as exact as the vectors
             factor = factor.to(self.listed.similarity.dtype)
-        if self.measure in ("cosine", "dot") and not self.block.relation.symmetric:
+        if isinstance(self.block, DenseBlock):
+            block: Block = self.block.scaled(factor)
+        elif self.measure in ("cosine", "dot") and not self.block.relation.symmetric:
             block = self.block.map(lambda x: x * factor, candidates=lambda x: x)
         else:
             power = 1.0 if self.measure == "euclidean" else 0.5
             block = self.block.map(lambda x: x * factor**power)
-        kept = self.positives
         plain = factor.detach() if isinstance(factor, Tensor) else factor
         interval = Interval(
             *(
@@ -257,70 +269,22 @@ class Pairs:
                 for bound in (self.interval.above, self.interval.below)
             )
         )
-        scaled = Positives(kept.anchor, kept.candidate, kept.similarity * factor)
-        return Pairs(block, scaled, interval, self.chosen)
+        return Pairs(block, self.positives.scaled(factor), interval, self.chosen)
 
-    def _reduce(self, reductions: tuple[Reduction, ...], owners: Tensor) -> tuple[Tensor, ...]:
-        if self.chosen is None:
-            return self.block.stream(self.interval, owners, reductions)
-        few = {per: self._similarities(self.chosen, per, owners) for per in {r.per for r in reductions}}
-        return tuple(_reduce_few(*few[reduction.per], reduction) for reduction in reductions)
-
-    def _similarities(self, chosen: Chosen, per: Per, owners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Explicit negatives of each row: columns [row, k], similarities, and which of them count."""
-        if per == "candidate":
-            raise NearfarError(
-                "this loss reduces over each candidate's anchors, which mining that chooses a few negatives "
-                "for each anchor does not leave; use a rule that narrows by similarity, or none."
-            )
-        rows = torch.arange(len(self), device=owners.device)
-        columns = chosen.columns
-        if per == "positive":
-            rows = owners
-            columns = columns[rows] if chosen.per == "anchor" else columns
-        elif chosen.per == "positive":
-            columns = self._distinct(columns[:, 0])
-        if columns.shape[1] == 0:
-            columns = columns.new_full((len(columns), 1), -1)
-        anchor = rows[:, None].expand_as(columns)
-        s = self.block.at(anchor.reshape(-1), columns.clamp_min(0).reshape(-1)).view(columns.shape)
-        return columns, s, (columns >= 0) & self.interval.holds(s, rows)
-
-    def _distinct(self, partner: Tensor) -> Tensor:
-        """List each anchor's distinct partners, padded with -1: [anchor, k]."""
-        m = max(1, 1 + int(partner.max())) if len(partner) else 1
-        there = partner >= 0
-        pair = torch.unique(self.positives.anchor[there] * m + partner[there])
-        anchor, column = pair // m, pair % m
-        count = torch.bincount(anchor, minlength=len(self))
-        place = torch.arange(len(pair), device=pair.device) - (count.cumsum(0) - count)[anchor]
-        columns = partner.new_full((len(self), int(count.max()) if len(pair) else 0), -1)
-        columns[anchor, place] = column
-        return columns
-
-    def _first_where_equal(self, values: Tensor, plain: Tensor, how: str, empty: float) -> Tensor:
-        """Take each anchor's extreme value; its gradient goes to one pair, the first that attains it."""
-        anchor, n = self.positives.anchor, len(self)
-        extreme = _segment(plain, anchor, n, how, empty)
-        hit = torch.nonzero(plain == extreme[anchor]).squeeze(1)
-        first = torch.full((n,), len(values), device=anchor.device)
-        first = first.scatter_reduce(0, anchor[hit], hit, "amin")
-        some = first < len(values)
-        taken = values[first[some]]
-        return values.new_full((n,), empty).index_put((torch.nonzero(some).squeeze(1),), taken)
-
-
-def _reduce_few(columns: Tensor, s: Tensor, keep: Tensor, reduction: Reduction) -> Tensor:
-    """Reduce explicit negatives: their similarities are few, so they have been gathered."""
-    if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
-        return reduce(s.view(1, -1), keep.view(1, -1), reduction, 0.0).expand(len(s))
-    result = reduce(s, keep, reduction, threshold_of(reduction))
-    if isinstance(reduction, ArgMax | TopK | Sample):
-        place = result[:, None] if result.ndim == 1 else result
-        found = columns.gather(1, place.clamp_min(0)).masked_fill(place < 0, -1)
-        return found.view(result.shape)
-    return result
-
-
-def _segment(values: Tensor, anchor: Tensor, n: int, how: str, empty: float) -> Tensor:
-    return values.new_full((n,), empty).scatter_reduce(0, anchor, values, how)
+    def _reduce(self, reductions: tuple[Reduction, ...], kept: Positives) -> tuple[Tensor, ...]:
+        if self.chosen is not None:
+            return named.reduce(self.block, self.interval, self.chosen, kept, reductions)
+        if not isinstance(kept, PositiveTable):
+            return self.block.stream(self.interval, kept.anchor, reductions)
+        # What has a value for each positive pair needs a row of negatives for each: those that there are.
+        owners, listed = None, []
+        for reduction in reductions:
+            if reduction.per == "positive":
+                owners = kept.listed // max(1, kept.there.shape[1]) if owners is None else owners
+                reduction = held_against(reduction, kept.listed)  # noqa: PLW2901, the same with fewer thresholds
+            listed.append(reduction)
+        found = self.block.stream(self.interval, kept.listed if owners is None else owners, listed)
+        return tuple(
+            kept.spread(value, empty_of(reduction)) if reduction.per == "positive" else value
+            for value, reduction in zip(found, reductions, strict=True)
+        )

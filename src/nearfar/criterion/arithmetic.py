@@ -130,7 +130,7 @@ class Arithmetic(nn.Module):
         self._listed = 1
         if size is None:
             pairs = compared.pairs()
-            self._listed = len(pairs.listed.anchor)
+            self._listed = pairs.listed.some
             parts = self._terms(self._mined(pairs), classes, learned)
         else:
 
@@ -148,7 +148,9 @@ class Arithmetic(nn.Module):
         return parts
 
     def _mined(self, pairs: Pairs) -> Pairs:
-        return pairs if self.mining is None else self.mining(pairs)
+        if self.mining is None:
+            return pairs
+        return self.mining(pairs if self.mining.table else pairs.list())
 
     def _against_classes(
         self,
@@ -207,6 +209,7 @@ class Arithmetic(nn.Module):
             name: as_number(value) if classes is None else taken(value, classes)
             for name, value in learned.items()
         }
+        pairs = pairs if self._entry.table else pairs.list()
         value = self._entry.function(pairs, *running, **{**self.settings, **own})
         if isinstance(value, tuple):
             return value

@@ -59,7 +59,9 @@ class Comparison:
 
     def _pairs(self, relation: Relation, anchors: Tensor, candidates: Tensor) -> Pairs:
         if self.ring is None:
-            return Pairs.of(anchors, candidates, relation, self.measure, self.backend, self.stored)
+            return Pairs.of(
+                anchors, candidates, relation, self.measure, self.backend, self.stored, table=True
+            )
         build = choose(self.backend, len(anchors), max([*self.ring.counts, *(self.stored_counts or [])]))
         given = (anchors, self.ring, self.measure, relation, build, self.view)
         return Pairs.over(VisitedBlock(*given, self.stored, self.counts, self.stored_counts))

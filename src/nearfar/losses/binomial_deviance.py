@@ -10,7 +10,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SoftplusSum, softplus
 
 
-@register_loss
+@register_loss(table=True)
 def binomial_deviance(
     pairs: Pairs,
     *,

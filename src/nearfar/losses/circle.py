@@ -10,7 +10,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 
 
-@register_loss(needs="positive")
+@register_loss(needs="positive", table=True)
 def circle(
     pairs: Pairs, *, margin: float = 0.4, temperature: float = 1 / 80, frozen: bool = False
 ) -> Float[Tensor, " anchor"]:

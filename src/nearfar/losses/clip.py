@@ -8,10 +8,9 @@ from nearfar.losses.parts.learned_scale import exponential
 from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import softplus
-from nearfar.similarity.stable import taken
 
 
-@register_loss(needs="positive", learned=("log_scale",), separable=False)
+@register_loss(needs="positive", learned=("log_scale",), separable=False, table=True)
 def clip(pairs: Pairs, *, log_scale: float | Tensor = 2.65926) -> Float[Tensor, " anchor"]:
     """Classify each positive pair among its row and among its column, at a learned temperature.
 
@@ -43,6 +42,6 @@ def clip(pairs: Pairs, *, log_scale: float | Tensor = 2.65926) -> Float[Tensor, 
     scaled = pairs.scaled(scale)
     row, column = near_both_ends(scaled)
     z = scaled.positives.similarity
-    to_column = softplus(taken(row, scaled.positives.anchor) - z)
-    each = to_column + softplus(taken(column, scaled.positives.candidate) - z)
+    to_column = softplus(scaled.of_anchor(row) - z)
+    each = to_column + softplus(scaled.of_candidate(column) - z)
     return scaled.per_anchor(each, "sum") / (2 * scaled.positive_count.clamp_min(1))

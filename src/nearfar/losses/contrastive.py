@@ -15,7 +15,7 @@ defaults: dict[Measure, tuple[float, float]] = {
 }
 
 
-@register_loss
+@register_loss(table=True)
 def contrastive(
     pairs: Pairs,
     *,

@@ -8,10 +8,9 @@ from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.losses.parts.views import distances
 from nearfar.pairs import Pairs
-from nearfar.similarity.stable import taken
 
 
-@register_loss(reduction="mean_terms", needs="positive", view=distances, separable=False)
+@register_loss(reduction="mean_terms", needs="positive", view=distances, separable=False, table=True)
 def lifted_structure(pairs: Pairs, *, margin: float = 1.0) -> Terms:
     """Ask that a positive pair be nearer than the negatives of both its ends are to them, by a margin.
 
@@ -39,8 +38,8 @@ def lifted_structure(pairs: Pairs, *, margin: float = 1.0) -> Terms:
     """
     check_not_negative(margin=margin)
     near_anchor, near_candidate = near_both_ends(pairs, shift=-margin)
-    z_i = taken(near_anchor, pairs.positives.anchor)
-    z_j = taken(near_candidate, pairs.positives.candidate)
+    z_i = pairs.of_anchor(near_anchor)
+    z_j = pairs.of_candidate(near_candidate)
     alone = (z_i == -torch.inf) & (z_j == -torch.inf)
     both = torch.logaddexp(z_i.masked_fill(alone, 0.0), z_j.masked_fill(alone, 0.0))
     violation = (both - pairs.positives.similarity).relu().masked_fill(alone, 0.0)

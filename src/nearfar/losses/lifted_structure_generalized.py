@@ -21,7 +21,7 @@ def _distances_or_products(embeddings: Tensor, similarity: Measure) -> tuple[Ten
     return full_precision(embeddings), similarity
 
 
-@register_loss(needs="positive", view=_distances_or_products)
+@register_loss(needs="positive", view=_distances_or_products, table=True)
 def lifted_structure_generalized(
     pairs: Pairs,
     *,

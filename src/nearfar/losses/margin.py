@@ -11,10 +11,9 @@ from nearfar.losses.parts.terms import Terms
 from nearfar.losses.parts.views import distances
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum
-from nearfar.similarity.stable import taken
 
 
-@register_loss(reduction="mean_active", learned=("beta",), per_class=True, view=distances)
+@register_loss(reduction="mean_active", learned=("beta",), per_class=True, view=distances, table=True)
 def margin(
     pairs: Pairs,
     *,
@@ -65,7 +64,7 @@ def margin(
     kept = pairs.positives
     if isinstance(beta, Tensor):
         beta = beta.to(kept.similarity)
-    boundary = taken(beta, kept.anchor) if isinstance(beta, Tensor) and beta.ndim else beta
+    boundary = pairs.of_anchor(beta) if isinstance(beta, Tensor) and beta.ndim else beta
     pull = (margin - boundary - kept.similarity).relu()
     pulling = (pull > 0).to(pull)
     cost = nu * boundary
@@ -88,7 +87,7 @@ def margin(
                 count=pairs.positive_count + negatives,
                 active=pairs.per_anchor(pulling, "sum") + pushing,
             )
-        push, pushing, negatives = (taken(x, kept.anchor) for x in (push, pushing, negatives))
+        push, pushing, negatives = (pairs.of_anchor(x) for x in (push, pushing, negatives))
     alone = pushing if count == "both" else pushing * (1 - pulling)
     return Terms(
         total=pairs.per_anchor(negatives * (pull + cost) + push, "sum"),

@@ -9,7 +9,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 
 
-@register_loss
+@register_loss(table=True)
 def multi_similarity(
     pairs: Pairs, *, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5
 ) -> Float[Tensor, " anchor"]:

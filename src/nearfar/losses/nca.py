@@ -12,7 +12,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp, OrderStatistic, softplus
 
 
-@register_loss(needs="positive")
+@register_loss(needs="positive", table=True)
 def nca(
     pairs: Pairs, *, temperature: float = 1 / 16, neighbours: int | None = None, inverted: bool = False
 ) -> Float[Tensor, " anchor"]:
@@ -47,7 +47,7 @@ def nca(
     scale = (-1 if inverted else 1) / temperature
     keep = None
     if neighbours is not None:
-        pairs, keep = _nearest(pairs, neighbours, inverted)
+        pairs, keep = _nearest(pairs.list(), neighbours, inverted)
     (negatives,) = pairs.stream(LogSumExp(scale=scale))
     logit = scale * pairs.positives.similarity
     if keep is not None:

@@ -11,7 +11,7 @@ from nearfar.similarity.stable import taken
 from nearfar.similarity.stored import columns
 
 
-@register_loss(needs="positive", lengths="l2")
+@register_loss(needs="positive", lengths="l2", table=True)
 def npair(pairs: Pairs, *, l2: float = 0.0) -> Float[Tensor, " anchor"]:
     """Classify each positive against all negatives, and average over the positives.
 
@@ -42,12 +42,13 @@ def npair(pairs: Pairs, *, l2: float = 0.0) -> Float[Tensor, " anchor"]:
         raise NearfarError(
             "l2 weighs the length of embeddings, which the cosine ignores; use similarity='dot'."
         )
+    if l2 > 0:
+        pairs = pairs.list()
     (negatives,) = pairs.stream(LogSumExp(scale=1.0))
-    anchor, candidate = pairs.positives.anchor, pairs.positives.candidate
-    each = softplus(taken(negatives, anchor) - pairs.positives.similarity)
+    each = softplus(pairs.of_anchor(negatives) - pairs.positives.similarity)
     if l2 > 0:
         ours = pairs.block.anchors.square().sum(1)
-        some, place = candidate.unique(return_inverse=True)
+        some, place = pairs.positives.candidate.unique(return_inverse=True)
         theirs = columns(*pairs.block.parts)[some].square().sum(1)
-        each = each + l2 / 4 * (taken(ours, anchor) + taken(theirs, place))
+        each = each + l2 / 4 * (pairs.of_anchor(ours) + taken(theirs, place))
     return pairs.per_anchor(each, "sum") / pairs.positive_count.clamp_min(1)

@@ -11,7 +11,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
 
 
-@register_loss(needs="positive")
+@register_loss(needs="positive", table=True)
 def npair_mined(
     pairs: Pairs, *, orphan_repulsion: bool = False, gradient: Literal["true", "caffe"] = "true"
 ) -> Float[Tensor, " anchor"]:

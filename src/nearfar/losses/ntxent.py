@@ -5,10 +5,9 @@ from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
-from nearfar.similarity.stable import taken
 
 
-@register_loss(reduction="mean_terms", needs="positive")
+@register_loss(reduction="mean_terms", needs="positive", table=True)
 def ntxent(pairs: Pairs, *, temperature: float = 0.1) -> Terms:
     """Classify each positive against all negatives of its anchor.
 
@@ -33,7 +32,7 @@ def ntxent(pairs: Pairs, *, temperature: float = 0.1) -> Terms:
     """
     check_positive(temperature=temperature)
     (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
-    each = softplus(taken(negatives, pairs.positives.anchor) - pairs.positives.similarity / temperature)
+    each = softplus(pairs.of_anchor(negatives) - pairs.positives.similarity / temperature)
     return Terms(
         total=pairs.per_anchor(each, "sum"),
         count=pairs.positive_count,

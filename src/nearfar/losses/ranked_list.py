@@ -9,10 +9,9 @@ from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.views import distances
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SoftMean
-from nearfar.similarity.stable import taken
 
 
-@register_loss(view=distances)
+@register_loss(view=distances, table=True)
 def ranked_list(
     pairs: Pairs,
     *,
@@ -70,5 +69,5 @@ def ranked_list(
     logit = logit.masked_fill(excess <= 0, -torch.inf)
     total = pairs.per_anchor(logit, "logsumexp")
     total = total.masked_fill(total == -torch.inf, 0.0)
-    weight = (logit - taken(total, pairs.positives.anchor)).exp()
+    weight = (logit - pairs.of_anchor(total)).exp()
     return (1 - balance) * pairs.per_anchor(weight * excess, "sum") + balance * push

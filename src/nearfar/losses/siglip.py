@@ -9,7 +9,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SoftplusSum, softplus
 
 
-@register_loss(learned=("log_scale", "bias"))
+@register_loss(learned=("log_scale", "bias"), table=True)
 def siglip(pairs: Pairs, *, log_scale: float | Tensor = 2.302585, bias: float | Tensor = -10.0) -> Terms:
     """Tell positives from negatives, one pair at a time, with a learned scale and bias.
 

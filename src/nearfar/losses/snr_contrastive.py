@@ -8,7 +8,7 @@ from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, Measure, normalize
-from nearfar.similarity.stable import full_precision, taken
+from nearfar.similarity.stable import full_precision
 
 
 def _centred(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]:
@@ -22,7 +22,7 @@ def _centred(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]:
     return centred * signal[:, None], "squared_euclidean"
 
 
-@register_loss(reduction="mean_active", view=_centred)
+@register_loss(reduction="mean_active", view=_centred, table=True)
 def snr_contrastive(
     pairs: Pairs, *, positive_margin: float = 0.0, negative_margin: float = 1.0
 ) -> tuple[Terms, Terms]:
@@ -61,9 +61,8 @@ def snr_contrastive(
     # d < m is s > -m var(x_i): a threshold of each anchor's own, with its gradient.
     limit = -negative_margin * variance
     beyond, active, negatives = pairs.stream(HingeSum(limit), Count(above=limit.detach()), Count())
-    anchor = pairs.positives.anchor
-    ratio = -pairs.positives.similarity * taken(inverse, anchor)
-    short = (ratio - positive_margin).relu() * signal[anchor]
+    ratio = -pairs.positives.similarity * pairs.of_anchor(inverse)
+    short = (ratio - positive_margin).relu() * pairs.of_anchor(signal)
     pull = Terms(
         total=pairs.per_anchor(short, "sum"),
         count=pairs.positive_count,

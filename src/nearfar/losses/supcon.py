@@ -8,10 +8,9 @@ from nearfar.losses.parts.limits import check_positive
 from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp
-from nearfar.similarity.stable import taken
 
 
-@register_loss(needs="positive")
+@register_loss(needs="positive", table=True)
 def supcon(pairs: Pairs, *, temperature: float = 0.1) -> Float[Tensor, " anchor"]:
     """Classify each positive against everything else in the batch, and average over the positives.
 
@@ -34,10 +33,9 @@ def supcon(pairs: Pairs, *, temperature: float = 0.1) -> Float[Tensor, " anchor"
         Khosla et al., NeurIPS 2020, eq. 2. https://arxiv.org/abs/2004.11362
     """
     check_positive(temperature=temperature)
-    anchor = pairs.positives.anchor
     logit = pairs.positives.similarity / temperature
     (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
     # Relative to the positive itself, so that a confident pair's small loss keeps its digits.
-    others = taken(pairs.per_anchor(logit, "logsumexp"), anchor) - logit
-    each = torch.logaddexp(taken(negatives, anchor) - logit, others)
+    others = pairs.of_anchor(pairs.per_anchor(logit, "logsumexp")) - logit
+    each = torch.logaddexp(pairs.of_anchor(negatives) - logit, others)
     return pairs.per_anchor(each, "sum") / pairs.positive_count.clamp_min(1)

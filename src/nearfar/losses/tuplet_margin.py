@@ -11,7 +11,6 @@ from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, Measure, softplus
-from nearfar.similarity.stable import taken
 
 
 def _angles(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]:  # noqa: ARG001, a view
@@ -19,7 +18,7 @@ def _angles(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]: 
     return embeddings, "cosine"
 
 
-@register_loss(reduction="mean_terms", needs="positive", view=_angles)
+@register_loss(reduction="mean_terms", needs="positive", view=_angles, table=True)
 def tuplet_margin(pairs: Pairs, *, margin: float = 0.1, temperature: float = 1 / 64) -> Terms:
     """Classify each positive against all negatives of its anchor, after turning it nearer by the margin.
 
@@ -56,7 +55,7 @@ def tuplet_margin(pairs: Pairs, *, margin: float = 0.1, temperature: float = 1 /
     apart = square > 0
     sine = torch.where(apart, square, 1.0).sqrt() * apart
     turned = s * cos(margin) + sine * sin(margin)
-    each = softplus(taken(negatives, pairs.positives.anchor) - turned / temperature)
+    each = softplus(pairs.of_anchor(negatives) - turned / temperature)
     return Terms(
         total=pairs.per_anchor(each, "sum"),
         count=pairs.positive_count,

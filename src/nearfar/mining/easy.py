@@ -12,7 +12,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax, Min
 
 
-@register_rule
+@register_rule(table=True)
 def easy(
     pairs: Pairs,
     *,

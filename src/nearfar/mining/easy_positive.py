@@ -8,7 +8,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax
 
 
-@register_rule
+@register_rule(table=True)
 def easy_positive(pairs: Pairs, *, keep_negatives: Literal["semi_hard", "hard"] = "semi_hard") -> Pairs:
     """Keep, for each anchor, its most similar positive p and one negative.
 
@@ -28,5 +28,5 @@ def easy_positive(pairs: Pairs, *, keep_negatives: Literal["semi_hard", "hard"] 
     nearest = pairs.per_anchor(s, "max")
     (column,) = pairs.stream(ArgMax(below=nearest) if keep_negatives == "semi_hard" else ArgMax())
     column = column.masked_fill(pairs.positive_count == 0, -1)
-    keep = nearest_positive(pairs) & (column >= 0)[pairs.positives.anchor]
-    return pairs.narrow(positives=keep, columns=column[:, None])
+    pairs = pairs.narrow(positives=nearest_positive(pairs), columns=column[:, None])
+    return pairs.narrow(positives=pairs.of_anchor(column) >= 0)

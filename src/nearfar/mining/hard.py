@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from nearfar.mining.registry import register_rule
@@ -11,7 +9,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax
 
 
-@register_rule
+@register_rule(table=True)
 def hard(
     pairs: Pairs,
     *,
@@ -36,21 +34,11 @@ def hard(
     return pairs.narrow(positives=keep, columns=nearest[:, None])
 
 
-def farthest_positive(pairs: Pairs) -> Bool[Tensor, " positive"]:
-    """Say which positive pair is its anchor's least similar one, the first among equals."""
-    return _least(pairs, pairs.positives.similarity.detach())
+def farthest_positive(pairs: Pairs) -> Tensor:
+    """Say, as ``narrow`` takes it, which positive pair is its anchor's least similar one."""
+    return pairs.least(pairs.positives.similarity.detach())
 
 
-def nearest_positive(pairs: Pairs) -> Bool[Tensor, " positive"]:
-    """Say which positive pair is its anchor's most similar one, the first among equals."""
-    return _least(pairs, -pairs.positives.similarity.detach())
-
-
-def _least(pairs: Pairs, values: Tensor) -> Tensor:
-    anchor = pairs.positives.anchor
-    least = torch.nonzero(values == pairs.per_anchor(values, "min")[anchor]).squeeze(1)
-    first = torch.full((len(pairs),), len(values), device=values.device)
-    first = first.scatter_reduce(0, anchor[least], least, "amin")
-    keep = torch.zeros_like(values, dtype=torch.bool)
-    keep[first[first < len(values)]] = True
-    return keep
+def nearest_positive(pairs: Pairs) -> Tensor:
+    """Say, as ``narrow`` takes it, which positive pair is its anchor's most similar one."""
+    return pairs.least(-pairs.positives.similarity.detach())

@@ -9,7 +9,7 @@ from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
 
 
-@register_rule
+@register_rule(table=True)
 def interval(
     pairs: Pairs,
     *,

@@ -6,7 +6,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Max
 
 
-@register_rule
+@register_rule(table=True)
 def multi_similarity(pairs: Pairs, *, epsilon: float = 0.1) -> Pairs:
     """Keep negatives nearer than the farthest positive, and positives farther than the nearest negative.
 
@@ -22,9 +22,9 @@ def multi_similarity(pairs: Pairs, *, epsilon: float = 0.1) -> Pairs:
     Reference:
         Wang et al., CVPR 2019, eq. 7 and 8. https://arxiv.org/abs/1904.06627
     """
-    s, anchor = pairs.positives.similarity.detach(), pairs.positives.anchor
+    s = pairs.positives.similarity.detach()
     # Of the negatives that are kept the nearest is the nearest of all; where none is kept, no positive is.
     return pairs.narrow(
-        positives=Against(Max(), lambda nearest: s - epsilon < nearest[anchor]),
+        positives=Against(Max(), lambda nearest: s - epsilon < pairs.of_anchor(nearest)),
         above=pairs.per_anchor(s, "min") - epsilon,
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import Signature
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from nearfar.errors import NearfarError
 from nearfar.pairs import Pairs
@@ -13,7 +13,9 @@ from nearfar.registered import Registry
 from nearfar.unseen import check_settings
 
 Function = Callable[..., Pairs]
+Kind = TypeVar("Kind", bound=Function)
 registry: Registry[Function] = Registry("mining rule")
+_of_tables: set[Function] = set()
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Rule:
     def separable(self) -> bool:
         """Whether each anchor is mined by itself; a rule that looks ``over="batch"`` needs all of them."""
         return "batch" not in self.settings.values()
+
+    @property
+    def table(self) -> bool:
+        """Whether it takes positives in a table as well as in a list."""
+        return registry[self.name] in _of_tables
 
     def __reduce__(self) -> tuple[Callable[..., "Rule"], tuple[str, str, dict[str, Any]]]:
         """Pickle and copy by name: another process registers the rule when it imports its module."""
@@ -45,10 +52,24 @@ def rule_in(module: str, name: str, settings: dict[str, Any]) -> Rule:
     return Rule(name, dict(settings))
 
 
-def register_rule(function: Function) -> Function:
-    """Register a mining rule under the name of its function."""
-    registry.add(function, function)
-    return function
+@overload
+def register_rule(function: Kind) -> Kind: ...
+@overload
+def register_rule(*, table: bool) -> Callable[[Kind], Kind]: ...
+def register_rule(function: Kind | None = None, *, table: bool = False) -> Kind | Callable[[Kind], Kind]:
+    """Register a mining rule under the name of its function.
+
+    Args:
+        table: True when the rule takes the positives of a small batch as a table; see ``register_loss``.
+    """
+
+    def register(function: Kind) -> Kind:
+        registry.add(function, function)
+        if table:
+            _of_tables.add(function)
+        return function
+
+    return register if function is None else register(function)
 
 
 def create(

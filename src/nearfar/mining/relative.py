@@ -19,7 +19,7 @@ Over = Literal["anchor", "batch"]
 Ranking = Literal["keep", "caffe"]
 
 
-@register_rule
+@register_rule(table=True)
 def relative(
     pairs: Pairs,
     *,
@@ -73,14 +73,16 @@ def relative(
     whole, near = negative_threshold == "all", slack(pairs)
     keep = above = below = None
     if positive_method != "all":
-        s, anchor = pairs.positives.similarity.detach(), pairs.positives.anchor
+        if positive_method in ("relative_hard", "relative_easy"):
+            pairs = pairs.list()
+        s = pairs.positives.similarity.detach()
         from_top = positive_method == "relative_easy"
         if positive_method in ("hard", "easy"):
             t = _nearest_negative(pairs, positive_over)
         else:
             t = _ranked_positive(pairs, positive_over, keep_positives, ranking, from_top)
             t = t.masked_fill(t < 0, -inf) if whole else t
-        t, equal = (t + positive_shift)[anchor], near[anchor]
+        t, equal = pairs.of_anchor(t + positive_shift), pairs.of_anchor(near)
         keep = {"hard": s < t - equal, "relative_hard": s <= t + equal}.get(positive_method, s >= t - equal)
     if negative_method != "all":
         from_top = negative_method == "relative_hard"

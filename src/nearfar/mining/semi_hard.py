@@ -12,7 +12,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import ArgMax, Max
 
 
-@register_rule
+@register_rule(table=True)
 def semi_hard(pairs: Pairs, *, margin: float = 0.2, otherwise: Literal["drop", "farthest"] = "drop") -> Pairs:
     """Keep triplets whose negative is farther than the positive, but by less than the margin.
 
@@ -33,9 +33,9 @@ def semi_hard(pairs: Pairs, *, margin: float = 0.2, otherwise: Literal["drop", "
         raise NearfarError(f"semi_hard needs a positive margin; got {margin}.")
     s = pairs.positives.similarity.detach()
     # What differs by rounding alone is equal: a copy of the positive in another class is not farther.
-    below = s - slack(pairs)[pairs.positives.anchor]
+    below = s - pairs.of_anchor(slack(pairs))
     value, column = pairs.stream(Max(below=below, per="positive"), ArgMax(below=below, per="positive"))
     if otherwise == "drop":
         return pairs.narrow(positives=(column >= 0) & (value > s - margin), partners=column)
-    column = torch.where(column < 0, farthest_negative(pairs)[pairs.positives.anchor], column)
+    column = torch.where(column < 0, pairs.of_anchor(farthest_negative(pairs)), column)
     return pairs.narrow(positives=column >= 0, partners=column)

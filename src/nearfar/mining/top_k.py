@@ -7,7 +7,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import TopK
 
 
-@register_rule
+@register_rule(table=True)
 def top_k(pairs: Pairs, *, keep_negatives: int = 10, keep_positives: int | None = None) -> Pairs:
     """Keep, for each anchor, its k most similar negatives, and all or its k least similar positives.
 
@@ -23,6 +23,8 @@ def top_k(pairs: Pairs, *, keep_negatives: int = 10, keep_positives: int | None 
             f"top_k keeps 1 or more of each kind; got keep_negatives={keep_negatives}, "
             f"keep_positives={keep_positives}."
         )
+    if keep_positives is not None:
+        pairs = pairs.list()
     (columns,) = pairs.stream(TopK(at_most(pairs, keep_negatives)))
     keep = (
         None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -30,13 +30,15 @@ class Interval:
             below=_tighter(self.below, other.below, torch.minimum),
         )
 
-    def holds(self, s: Float[Tensor, "row column"], rows: Int[Tensor, " row"]) -> Tensor:
-        """Say which similarities of the anchors in ``rows`` lie inside; a bool mask [row, column]."""
+    def holds(
+        self, s: Float[Tensor, "row column"], rows: Int[Tensor, " row"] | None = None
+    ) -> Bool[Tensor, "row column"]:
+        """Say which similarities of the anchors in ``rows``, None for all, lie inside."""
         inside = torch.ones_like(s, dtype=torch.bool)
         if self.above is not None:
-            inside &= s > self.above[rows, None]
+            inside &= s > (self.above if rows is None else self.above[rows])[:, None]
         if self.below is not None:
-            inside &= s < self.below[rows, None]
+            inside &= s < (self.below if rows is None else self.below[rows])[:, None]
         return inside
 
 

@@ -37,8 +37,8 @@ class Kinship(Protocol):
         """List the pairs (anchor, candidate), ordered by anchor, then by candidate."""
         ...
 
-    def mask(self, rows: Int[Tensor, " row"]) -> Bool[Tensor, "row candidate"]:
-        """Say for each of the anchors in ``rows`` which candidates are of its kind."""
+    def mask(self, rows: Int[Tensor, " row"] | None = None) -> Bool[Tensor, "row candidate"]:
+        """Say for each of the anchors in ``rows``, None for all, which candidates are of its kind."""
         ...
 
     def order(self) -> tuple[Int[Tensor, " anchor"], Int[Tensor, " candidate"]]:
@@ -76,8 +76,9 @@ class SameClass:
         place = torch.arange(len(anchor), device=count.device) - (count.cumsum(0) - count)[anchor]
         return anchor, by_label[first[anchor] + place]
 
-    def mask(self, rows: Tensor) -> Tensor:
-        return self.anchors[rows, None] == self.candidates[None, :]
+    def mask(self, rows: Tensor | None = None) -> Tensor:
+        anchors = self.anchors if rows is None else self.anchors.index_select(0, rows)
+        return anchors[:, None] == self.candidates[None, :]
 
     def order(self) -> tuple[Tensor, Tensor]:
         """Order class by class, in the order in which the candidates' classes first appear."""
@@ -136,8 +137,9 @@ class SharedTag:
         anchor, candidate = torch.cat(found, 1) if found else self.anchors.new_zeros((2, 0), dtype=torch.long)
         return anchor, candidate
 
-    def mask(self, rows: Tensor) -> Tensor:
-        return self.anchors[rows].float() @ self.candidates.float().mT > 0.5
+    def mask(self, rows: Tensor | None = None) -> Tensor:
+        anchors = self.anchors if rows is None else self.anchors.index_select(0, rows)
+        return anchors.float() @ self.candidates.float().mT > 0.5
 
     def order(self) -> tuple[Tensor, Tensor]:
         """Order by the first tag; multi-hot rows have no order that keeps all pairs close."""
@@ -178,7 +180,10 @@ class Listed:
     def pairs(self) -> PairList:
         return self.anchor, self.candidate
 
-    def mask(self, rows: Tensor) -> Tensor:
+    def mask(self, rows: Tensor | None = None) -> Tensor:
+        if rows is None:
+            mask = torch.zeros(self.anchors, self.candidates, dtype=torch.bool, device=self.anchor.device)
+            return mask.index_put_((self.anchor, self.candidate), mask.new_ones(()))
         place = self.anchor.new_full((self.anchors,), -1)
         place[rows] = torch.arange(len(rows), device=rows.device)
         mask = torch.zeros(len(rows), self.candidates, dtype=torch.bool, device=rows.device)

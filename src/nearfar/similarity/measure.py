@@ -21,6 +21,12 @@ def is_product(measure: Measure) -> bool:
     return measure in ("cosine", "dot")
 
 
+def few(rows: Float[Tensor, "row dim"], columns: Float[Tensor, "column dim"]) -> bool:
+    """Say whether similarities are so few that they are computed in float64; see ``EXACT``."""
+    exact = rows.dtype == torch.float32 and rows.device.type in ("cpu", "cuda")
+    return exact and len(rows) * columns.numel() <= EXACT
+
+
 def between(
     rows: Float[Tensor, "row dim"], columns: Float[Tensor, "column dim"], measure: Measure
 ) -> Float[Tensor, "row column"]:
@@ -30,8 +36,7 @@ def between(
     |x|² + |y|² - 2 <x, y> loses all digits of a near pair. The subgradient at distance 0 is 0. What float32
     takes few multiplications for is rounded once, see ``EXACT``.
     """
-    few = len(rows) * columns.numel() <= EXACT and rows.device.type in ("cpu", "cuda")
-    if few and rows.dtype == torch.float32:
+    if few(rows, columns):
         return _between(rows.double(), columns.double(), measure).float()
     return _between(rows, columns, measure)
 

@@ -28,7 +28,7 @@ for Min.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import ClassVar, Literal
 
@@ -183,5 +183,35 @@ def threshold_of(reduction: Reduction) -> Threshold:
             return reduction.below
         case Count():
             return reduction.above
+        case _:
+            return 0.0
+
+
+def held_against(reduction: Reduction, places: Tensor) -> Reduction:
+    """Return the same reduction with some of its thresholds, those at ``places`` of all read row by row."""
+    threshold = threshold_of(reduction)
+    if not isinstance(threshold, Tensor) or not threshold.ndim:
+        return reduction
+    some = threshold.flatten().index_select(0, places)
+    match reduction:
+        case Max() | ArgMax():
+            return replace(reduction, below=some)
+        case Count():
+            return replace(reduction, above=some)
+        case HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSum() | SigmoidSquareSum():
+            return replace(reduction, threshold=some)
+        case _:
+            return reduction
+
+
+def empty_of(reduction: Reduction) -> float:
+    """Return what a row without negatives gives; -1 for no candidate."""
+    match reduction:
+        case LogSumExp() | Max() | OrderStatistic():
+            return -inf
+        case Min():
+            return inf
+        case ArgMax() | TopK() | Sample():
+            return -1
         case _:
             return 0.0

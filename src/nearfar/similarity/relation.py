@@ -1,6 +1,7 @@
 """Who is a positive, who is a negative and who is never compared."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -63,6 +64,22 @@ class Relation:
         if self.anchor_ids is not None and self.candidate_ids is not None:
             mask &= self.anchor_ids[rows, None] != self.candidate_ids[None, :]
         return mask
+
+    @cached_property
+    def masks(self) -> tuple[Bool[Tensor, "anchor candidate"], Bool[Tensor, "anchor candidate"]]:
+        """Say of every comparison whether it is a positive, and whether it is no negative."""
+        alike = self.kinship.mask()
+        never = None if self.own is None else self._own_mask(alike)
+        if self.anchor_ids is not None and self.candidate_ids is not None:
+            same = self.anchor_ids[:, None] == self.candidate_ids[None, :]
+            never = same if never is None else never | same
+        return (alike, alike) if never is None else (alike & ~never, alike | never)
+
+    def _own_mask(self, like: Bool[Tensor, "anchor candidate"]) -> Bool[Tensor, "anchor candidate"]:
+        assert self.own is not None
+        if self.symmetric:
+            return torch.zeros_like(like).fill_diagonal_(True)
+        return self.own[:, None] == torch.arange(like.shape[1], device=like.device)
 
     def take(self, rows: Int[Tensor, " row"]) -> "Relation":
         """Keep only some of the anchors."""

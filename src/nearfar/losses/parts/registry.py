@@ -45,6 +45,7 @@ class LossEntry:
             too many to list can be taken some anchors at a time.
         running: statistics over the batches that the function takes after ``pairs``, and their start.
         update: how a batch changes them, before the function sees them.
+        table: whether the function takes positives in a table as well as in a list.
     """
 
     function: Formula
@@ -59,6 +60,7 @@ class LossEntry:
     separable: bool
     running: Mapping[str, float]
     update: Update | None
+    table: bool
 
     def __reduce__(self) -> tuple[Callable[..., "LossEntry"], tuple[str, str]]:
         """Pickle and copy by name: another process registers the loss when it imports its module."""
@@ -90,6 +92,7 @@ def register_loss(
     separable: bool = ...,
     running: Mapping[str, float] | None = ...,
     update: Update | None = ...,
+    table: bool = ...,
 ) -> Callable[[Function], Function]: ...
 def register_loss(
     function: Function | None = None,
@@ -105,6 +108,7 @@ def register_loss(
     separable: bool = True,
     running: Mapping[str, float] | None = None,
     update: Update | None = None,
+    table: bool = False,
 ) -> Function | Callable[[Function], Function]:
     """Register a loss under the name of its function.
 
@@ -124,6 +128,9 @@ def register_loss(
         running: statistics over the batches, by name, and what each starts from: the function takes them
             after ``pairs``, in this order, as scalars without gradient.
         update: how a batch changes them in training, before the function sees them.
+        table: True when the function reads nothing of ``pairs.positives`` but the similarity, and meets it
+            with what ``of_anchor``, ``of_candidate``, ``per_anchor`` and ``stream`` give: the positives of a
+            small batch then come as a table [anchor, k], and no shape depends on the labels.
 
     Raises:
         NearfarError: if the name is taken.
@@ -145,6 +152,7 @@ def register_loss(
                 separable,
                 running or {},
                 update,
+                table,
             ),
         )
         return function

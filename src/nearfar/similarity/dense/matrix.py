@@ -1,22 +1,23 @@
-"""The whole similarity matrix in memory and plain autograd: for small batches and double backward."""
+"""The whole similarity matrix in memory, with gradients in closed form: for small batches."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.similarity.dense.reduce import reduce
+from nearfar.similarity.dense.closed import reduced
+from nearfar.similarity.dense.products import products
 from nearfar.similarity.interval import Interval
-from nearfar.similarity.measure import Measure, between, row_by_row
+from nearfar.similarity.measure import Measure, between, is_product
 from nearfar.similarity.reductions import OrderStatistic, Reduction, threshold_of
 from nearfar.similarity.relation import Relation
-from nearfar.similarity.stable import full_precision, normalize, taken
+from nearfar.similarity.stable import full_precision, taken
 from nearfar.similarity.stored import Stored, whole
 
 
 class DenseBlock:
-    """See ``Block``."""
+    """See ``Block``. A gradient of its gradient comes by plain autograd."""
 
     def __init__(
         self,
@@ -27,66 +28,114 @@ class DenseBlock:
         stored: Stored | None = None,
     ) -> None:
         candidates = whole(candidates, stored)
-        same = candidates is anchors
-        self.anchors = _prepare(anchors, measure)
-        self.candidates = self.anchors if same else _prepare(candidates, measure)
+        x, y = full_precision(anchors), None if candidates is anchors else full_precision(candidates)
+        self._given, self._unit = (x, y), measure == "cosine"
         self.measure: Measure = measure
         self.relation = relation
 
     def __len__(self) -> int:
-        return len(self.anchors)
+        return len(self._given[0])
 
     @property
     def parts(self) -> tuple[Tensor, None]:
         return self.candidates, None
 
+    @property
+    def matrix(self) -> Float[Tensor, "anchor candidate"]:
+        """All similarities."""
+        return self._compared[0]
+
+    @property
+    def anchors(self) -> Tensor:
+        return self._compared[1] if self._unit else self._given[0]
+
+    @property
+    def candidates(self) -> Tensor:
+        x, y = self._given
+        return self._compared[2] if self._unit else x if y is None else y
+
     @cached_property
-    def matrix(self) -> Tensor:
-        """All similarities [anchor, candidate]."""
-        return between(self.anchors, self.candidates, self.measure)
+    def _compared(self) -> tuple[Tensor, Tensor, Tensor]:
+        x, y = self._given
+        if is_product(self.measure):
+            return products(x, y, unit=self._unit)
+        other = x if y is None else y
+        return between(x, other, self.measure), x, other
+
+    def compared_as(self, matrix: Float[Tensor, "anchor candidate"]) -> None:
+        """Take these similarities for those of the vectors."""
+        self._compared = (matrix, self.anchors, self.candidates)
 
     def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         """Return the very numbers that ``stream`` compares with."""
-        return self.matrix[anchor, candidate]
+        return self.at(anchor, candidate)
 
     def at(self, anchor: Tensor, candidate: Tensor) -> Tensor:
-        if not len(self.candidates):
+        if not self.matrix.numel():
             return 0 * self.anchors[anchor].sum(1)
-        return row_by_row(taken(self.anchors, anchor), taken(self.candidates, candidate), self.measure)
+        return taken(self.matrix.flatten(), anchor * self.matrix.shape[1] + candidate)
+
+    def named(self, columns: Int[Tensor, "anchor k"]) -> Float[Tensor, "anchor k"]:
+        """Return the similarities of each anchor with some candidates."""
+        if not self.matrix.shape[1]:
+            return self.matrix.new_zeros(columns.shape)
+        return self.matrix.gather(1, columns)
+
+    def left_out(self, interval: Interval) -> Tensor:
+        """Say which comparisons are no negative that lies in the interval: [anchor, candidate]."""
+        out = self.relation.masks[1]
+        if interval.above is not None:
+            out = out | (self.matrix <= interval.above[:, None])
+        if interval.below is not None:
+            out = out | (self.matrix >= interval.below[:, None])
+        return out
 
     def stream(
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]
     ) -> tuple[Tensor, ...]:
-        every = torch.arange(len(self.anchors), device=owners.device)
-        keep = self.relation.negative(every) & interval.holds(self.matrix, every)
+        s, out = self.matrix, self.left_out(interval)
 
         def one(reduction: Reduction) -> Tensor:
             if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
-                value = reduce(self.matrix.view(1, -1), keep.view(1, -1), reduction, 0.0)
-                return value.expand(len(every))
+                return reduced(s.view(1, -1), out.view(1, -1), reduction, 0.0).expand(len(s))
+            threshold = threshold_of(reduction)
             match reduction.per:
                 case "anchor":
-                    return reduce(self.matrix, keep, reduction, threshold_of(reduction))
+                    return reduced(s, out, reduction, threshold)
                 case "candidate":
-                    return reduce(self.matrix.mT, keep.mT, reduction, threshold_of(reduction))
+                    return reduced(s.mT, out.mT, reduction, threshold)
                 case "positive":
-                    return reduce(
-                        taken(self.matrix, owners), keep[owners], reduction, threshold_of(reduction)
+                    return reduced(
+                        s.index_select(0, owners), out.index_select(0, owners), reduction, threshold
                     )
 
         return tuple(one(reduction) for reduction in reductions)
+
+    def scaled(self, factor: float | Float[Tensor, ""]) -> "DenseBlock":
+        """Return the same comparisons with every similarity times ``factor``, of the same vectors."""
+        block = object.__new__(DenseBlock)
+        block.measure, block.relation, block._unit, block._given = (
+            self.measure,
+            self.relation,
+            self._unit,
+            self._given,
+        )
+        s, u, v = self._compared
+        block._compared = (s * factor, u, v)
+        return block
 
     def map(
         self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
     ) -> "DenseBlock":
         block = object.__new__(DenseBlock)
-        block.anchors = change(self.anchors)
+        block.measure, block.relation, block._unit = self.measure, self.relation, False
+        if change is Tensor.detach:
+            s, u, v = self._compared
+            one = u.detach()
+            other = one if v is u else v.detach()
+            block._given, block._compared = (one, None if v is u else other), (s.detach(), one, other)
+            return block
         same = self.candidates is self.anchors and candidates is None
-        block.candidates = block.anchors if same else (candidates or change)(self.candidates)
-        block.measure, block.relation = self.measure, self.relation
+        other = None if same else (candidates or change)(self.candidates)
+        block._given = (change(self.anchors), other)
         return block
-
-
-def _prepare(x: Tensor, measure: Measure) -> Tensor:
-    x = full_precision(x)
-    return normalize(x) if measure == "cosine" else x

@@ -85,13 +85,10 @@ def top_k(s: Tensor, keep: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def largest(s: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and columns of the k largest entries of each row, largest first; of equals the first column."""
-    value, column = s.topk(k, 1, sorted=True)
-    again = (s >= value[:, -1:]).sum(1) > k
-    again |= (value[:, 1:] == value[:, :-1]).any(1)
-    if again.any():
-        some = s[again].sort(dim=1, descending=True, stable=True)
-        value[again], column[again] = some.values[:, :k], some.indices[:, :k]
-    return value, column
+    if k == 1:
+        return s.max(1, keepdim=True)
+    value, column = s.sort(dim=1, descending=True, stable=True)
+    return value[:, :k], column[:, :k]
 
 
 def order_statistic(s: Tensor, keep: Tensor, rank: int | Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class SlopesBlock:
     @classmethod
     def _around(cls, dense: DenseBlock, matrix: Float[Tensor, "anchor candidate"]) -> "SlopesBlock":
         block = object.__new__(cls)
-        dense.matrix = matrix  # what is listed and what is streamed are both read from it
+        dense.compared_as(matrix)  # what is listed and what is streamed are both read from it
         block.dense, block.measure, block.relation = dense, dense.measure, dense.relation
         return block
 

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from nearfar.similarity.dense.reduce import largest
 from nearfar.similarity.tiled.curve_steps import edges_of, forked
 from nearfar.similarity.tiled.layout import Side
 from nearfar.similarity.tiled.tile import BIG, Edge, Tile, Weights
@@ -142,3 +141,14 @@ class TopKStep:
 
     def weigh(self, tile: Tile, weights: Weights) -> None:
         """Nothing: places have no gradient."""
+
+
+def largest(s: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and columns of the k largest entries of each row, largest first; of equals the first column."""
+    value, column = s.topk(k, 1, sorted=True)
+    again = (s >= value[:, -1:]).sum(1) > k
+    again |= (value[:, 1:] == value[:, :-1]).any(1)
+    if again.any():
+        some = s[again].sort(dim=1, descending=True, stable=True)
+        value[again], column[again] = some.values[:, :k], some.indices[:, :k]
+    return value, column
