@@ -11,6 +11,7 @@ from nearfar.similarity.labels import Kinship, Listed, Relevance, SameClass, Sha
 from nearfar.similarity.relation import Relation
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 Labels = Int[Tensor, " n"] | Int[Tensor, "n tag"] | Relevance
 
 

@@ -1,6 +1,6 @@
 """What mining keeps: positive pairs, and negatives that are named one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.similarity import Reduction
-from nearfar.similarity.dense.closed import reduced
-from nearfar.similarity.reductions import LogSumExp
+from nearfar.similarity.dense.closed import Asked, reduced
+from nearfar.similarity.dense.reduce import logits, term
+from nearfar.similarity.reductions import CURVES, LogSumExp, Negated, threshold_of
 from nearfar.similarity.stable import taken
 
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
@@ -32,9 +33,14 @@ class Positives:
     similarity: Float[Tensor, " positive"]
 
     @property
-    def some(self) -> bool:
+    def some(self) -> bool | Tensor:
         """Whether there is a pair."""
         return len(self.anchor) > 0
+
+    def owners(self, n: int) -> Callable[[], Bool[Tensor, " anchor"]]:
+        """Return what says, when it is asked, which of n anchors have a pair; it holds no similarities."""
+        anchor = self.anchor
+        return lambda: torch.zeros(n, dtype=torch.bool, device=anchor.device).index_fill(0, anchor, True)
 
     def where(self, keep: Bool[Tensor, " positive"]) -> "Positives":
         """Return some of the pairs."""
@@ -73,6 +79,22 @@ class Positives:
                 some = top > -torch.inf
                 total = values.new_zeros(n).index_add(0, anchor, (values - top[anchor]).exp())
                 return torch.where(some, total, 1.0).log() + top
+
+    def reduced(self, reductions: Sequence[Reduction | Negated], n: int) -> list[Tensor]:
+        """Return reductions of the similarities, for each of n anchors."""
+        found = []
+        for reduction in reductions:
+            s = -self.similarity if isinstance(reduction, Negated) else self.similarity
+            of = reduction.of if isinstance(reduction, Negated) else reduction
+            threshold = threshold_of(of)
+            if isinstance(threshold, Tensor) and threshold.ndim:
+                threshold = self.of_anchor(threshold)
+            if isinstance(of, LogSumExp):
+                found.append(self.reduce(logits(s, of), "logsumexp", n))
+            else:
+                assert isinstance(of, CURVES), "positives are summed, or a log of their sum is taken"
+                found.append(self.reduce(term(s, threshold, of), "sum", n))
+        return found
 
     def least(self, values: Float[Tensor, " positive"], n: int) -> Bool[Tensor, " positive"]:
         """Say which pair has its anchor's smallest value, the first among equals."""
@@ -136,7 +158,10 @@ class PositiveTable(Positives):
         cls, matrix: Float[Tensor, "anchor candidate"], there: Bool[Tensor, "anchor candidate"]
     ) -> "PositiveTable":
         """Return the table of all candidates."""
-        return cls(there, matrix.masked_fill(~there, 0.0))
+        absent = ~there
+        table = cls(there, matrix.masked_fill(absent, 0.0))
+        table.__dict__["absent"] = absent
+        return table
 
     @cached_property
     def absent(self) -> Bool[Tensor, "anchor k"]:
@@ -149,11 +174,16 @@ class PositiveTable(Positives):
         return torch.nonzero(self.there.flatten()).squeeze(1)
 
     @property
-    def some(self) -> bool:
-        """Whether there is a pair; on a device that would be waited for, it is taken that there is."""
-        return self.there.device.type != "cpu" or bool(self.there.numpy().any())
+    def some(self) -> bool | Tensor:
+        """Whether there is a pair; a tensor where a device would have to be waited for."""
+        return bool(self.there.numpy().any()) if self.there.device.type == "cpu" else self.there.any()
 
-    def list(self) -> Positives:
+    def owners(self, n: int) -> Callable[[], Bool[Tensor, " anchor"]]:  # noqa: ARG002, as of a list
+        """Return what says, when it is asked, which anchors have a pair; it holds no similarities."""
+        there = self.there
+        return lambda: there.any(1)
+
+    def as_list(self) -> Positives:
         """Return the pairs one by one."""
         k = max(1, self.there.shape[1])
         columns = self.listed % k if self.columns is None else self.columns.flatten()[self.listed]
@@ -200,7 +230,18 @@ class PositiveTable(Positives):
             case "min":
                 return values.masked_fill(self.absent, torch.inf).min(1).values
             case "logsumexp":
-                return reduced(values, self.absent, LogSumExp(scale=1.0), 0.0)
+                return reduced(values, [Asked(LogSumExp(scale=1.0), self.absent)])[0]
+
+    def reduced(self, reductions: Sequence[Reduction | Negated], n: int) -> list[Tensor]:  # noqa: ARG002
+        """Return reductions of the similarities, for each anchor."""
+        return reduced(self.similarity, self.asked(reductions))
+
+    def asked(self, reductions: Sequence[Reduction | Negated]) -> list[Asked]:
+        """Return what is asked of a row of similarities."""
+        return [
+            Asked(r.of, self.absent, negated=True) if isinstance(r, Negated) else Asked(r, self.absent)
+            for r in reductions
+        ]
 
     def least(self, values: Float[Tensor, "anchor k"], n: int) -> Int[Tensor, "anchor 1"]:  # noqa: ARG002, as of a list
         """Say at which place of each row the smallest value is, the first among equals."""

@@ -18,9 +18,13 @@ def warn_of_missing(labels: Any, wrong: str, where: str, stacklevel: int = 3) ->
         return False
     count = int((labels == MISSING).sum())
     if count:
-        warnings.warn(
-            f"{count} of {len(labels)} labels are {MISSING}, which data sets write for a label that is "
-            f"missing, and {wrong}; give {where} unlabelled={MISSING} to leave them out.",
-            stacklevel=stacklevel,
-        )
+        warnings.warn(missing(count, len(labels), wrong, where), stacklevel=stacklevel)
     return count > 0
+
+
+def missing(count: int, n: int, wrong: str, where: str) -> str:
+    """Say that ``count`` of ``n`` labels are missing; see ``warn_of_missing``."""
+    return (
+        f"{count} of {n} labels are {MISSING}, which data sets write for a label that is missing, and "
+        f"{wrong}; give {where} unlabelled={MISSING} to leave them out."
+    )

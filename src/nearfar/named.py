@@ -9,10 +9,11 @@ from torch import Tensor
 from nearfar.errors import NearfarError
 from nearfar.kept import Chosen, Positives, PositiveTable
 from nearfar.similarity import ArgMax, Block, OrderStatistic, Reduction, Sample, TopK
-from nearfar.similarity.dense.closed import reduced
+from nearfar.similarity.dense.closed import Asked, reduced
 from nearfar.similarity.dense.matrix import DenseBlock
+from nearfar.similarity.dense.reduce import order_statistic
 from nearfar.similarity.interval import Interval
-from nearfar.similarity.reductions import Per, threshold_of
+from nearfar.similarity.reductions import Per, flat
 
 Few = tuple[Int[Tensor, "row k"], Float[Tensor, "row k"], Tensor]
 """(columns, similarities, which of them count), a row for each value that a reduction gives"""
@@ -98,11 +99,8 @@ def _distinct(partner: Int[Tensor, " positive"], kept: Positives, n: int) -> Int
 
 def _reduced(columns: Tensor, s: Tensor, keep: Tensor, reduction: Reduction) -> Tensor:
     if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
-        return reduced(s.view(1, -1), ~keep.view(1, -1), reduction, 0.0).expand(len(s))
-    threshold = threshold_of(reduction)
-    if isinstance(threshold, Tensor):
-        threshold = threshold.flatten()
-    result = reduced(s, ~keep, reduction, threshold)
+        return order_statistic(s.detach().view(1, -1), keep.view(1, -1), reduction.rank).expand(len(s))
+    (result,) = reduced(s, [Asked(flat(reduction), ~keep)])
     if isinstance(reduction, ArgMax | TopK | Sample):
         place = result[:, None] if result.ndim == 1 else result
         found = columns.gather(1, place.clamp_min(0)).masked_fill(place < 0, -1)

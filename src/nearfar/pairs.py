@@ -1,5 +1,6 @@
 """Anchors against candidates: the one block of comparisons that every loss reads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
@@ -21,7 +22,7 @@ from nearfar.similarity import (
 )
 from nearfar.similarity.dense.matrix import DenseBlock
 from nearfar.similarity.interval import Interval
-from nearfar.similarity.reductions import empty_of, held_against
+from nearfar.similarity.reductions import Negated, empty_of, held_against
 from nearfar.similarity.stored import Stored
 
 
@@ -139,11 +140,11 @@ class Pairs:
     @classmethod
     def tabled(cls, block: Block) -> "Pairs":
         """Compare as a block does, with a table of positives where all similarities are in memory."""
-        if not isinstance(block, DenseBlock):
+        if not isinstance(block, DenseBlock) or not block.matrix.numel():
             return cls.over(block)
         return cls(block, PositiveTable.of(block.matrix, block.relation.masks[0]), Interval())
 
-    def list(self) -> "Pairs":
+    def as_list(self) -> "Pairs":
         """Return the same comparisons, the positives one by one."""
         kept = self.positives
         if not isinstance(kept, PositiveTable):
@@ -151,7 +152,7 @@ class Pairs:
         chosen = self.chosen
         if chosen is not None and chosen.per == "positive":
             chosen = Chosen(chosen.columns.flatten(0, 1).index_select(0, kept.listed), "positive")
-        return Pairs(self.block, kept.list(), self.interval, chosen)
+        return Pairs(self.block, kept.as_list(), self.interval, chosen)
 
     def __len__(self) -> int:
         """Return the number of anchors."""
@@ -210,6 +211,27 @@ class Pairs:
         *results, answer = self._reduce((*reductions, against.reduction), self.listed)
         against.answer = answer.detach()
         return tuple(results)
+
+    def both(
+        self, negatives: Sequence[Reduction], positives: Sequence[Reduction | Negated]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Reduce each anchor's negatives as ``stream`` does, and its positives.
+
+        Args:
+            positives: sums, counts or ``LogSumExp`` over positives, for each anchor; thresholds are numbers,
+                or one for each anchor.
+
+        Returns:
+            One tensor for each reduction, [anchor], differentiable: of the negatives, and of the positives.
+        """
+        if isinstance(self.listed, PositiveTable) and self.chosen is None:
+            kept = self.positives
+            if isinstance(kept, PositiveTable) and kept.columns is None:
+                assert isinstance(self.block, DenseBlock)
+                found = self.block.both(self.interval, negatives, kept.asked(positives))
+                return found[: len(negatives)], found[len(negatives) :]
+        streamed = self.stream(*negatives) if negatives else ()
+        return streamed, tuple(self.positives.reduced(positives, len(self)))
 
     def narrow(
         self,
@@ -277,13 +299,13 @@ class Pairs:
         if not isinstance(kept, PositiveTable):
             return self.block.stream(self.interval, kept.anchor, reductions)
         # What has a value for each positive pair needs a row of negatives for each: those that there are.
-        owners, listed = None, []
+        owners, listed = kept.there[:0], []
         for reduction in reductions:
             if reduction.per == "positive":
-                owners = kept.listed // max(1, kept.there.shape[1]) if owners is None else owners
+                owners = kept.listed // max(1, kept.there.shape[1])
                 reduction = held_against(reduction, kept.listed)  # noqa: PLW2901, the same with fewer thresholds
             listed.append(reduction)
-        found = self.block.stream(self.interval, kept.listed if owners is None else owners, listed)
+        found = self.block.stream(self.interval, owners, listed)
         return tuple(
             kept.spread(value, empty_of(reduction)) if reduction.per == "positive" else value
             for value, reduction in zip(found, reductions, strict=True)

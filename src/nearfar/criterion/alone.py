@@ -41,9 +41,9 @@ class Alone:
         how: Reduction,
         weights: Float[Tensor, " anchor"] | None,
         tilt: float,
-        listed: Callable[[], int],
-    ) -> tuple[Tensor, int]:
-        """Return the loss, and how many positive pairs it has found, which ``listed`` then says."""
+        listed: Callable[[], bool | Tensor],
+    ) -> tuple[Tensor, bool | Tensor]:
+        """Return the loss, and whether it has found positive pairs, as ``listed`` then says."""
         given = self.batch.candidates
 
         def value(inputs: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """What a loss computes once rows, labels and candidates are put together: pairs, mined, into terms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from nearfar.criterion.classes import Met
 from nearfar.criterion.comparison import among_own, compare
 from nearfar.criterion.finite import Verdict
 from nearfar.criterion.fixed import keep_fixed
+from nearfar.criterion.notices import Notices
 from nearfar.criterion.one_number import as_number, load_scalars
 from nearfar.criterion.ranks.shard import Shard
 from nearfar.criterion.ranks.shard_state import load_own, save_whole
+from nearfar.criterion.recomputed import recomputed
 from nearfar.criterion.statistics import Statistics
 from nearfar.distributed.ring import Ring
 from nearfar.losses.parts.proxies import against_classes
-from nearfar.losses.parts.registry import registry
-from nearfar.losses.parts.terms import Reduction, Terms
+from nearfar.losses.parts.registry import Needs, registry
+from nearfar.losses.parts.terms import Reduction, Terms, Values
 from nearfar.memory.recalled import Recalled
 from nearfar.mining import Rule
 from nearfar.pairs import Pairs
@@ -31,9 +34,6 @@ from nearfar.similarity.stable import taken
 
 MOST_POSITIVES = 2**22
 """Positive pairs that are listed at once; batches with more are taken some anchors at a time."""
-
-LOOKS = 16
-"""Batches on a device other than the CPU in which labels that say "missing" are looked for."""
 
 
 class Arithmetic(nn.Module):
@@ -85,11 +85,30 @@ class Arithmetic(nn.Module):
         self.unlabelled = unlabelled
         self._meetings = 0
         self._told: set[str] = set()
-        self._warned, self._listed, self._looks = False, 1, LOOKS
+        self.notices = Notices()
+        self._listed: bool | Tensor = True
+        for_each_class = proxies is not None or class_labels is not None or class_weights is not None
+        self._plain = not for_each_class and unlabelled is None and self._entry.needs != "nothing"
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle without the last batch, which belongs to no copy."""
         return {**self.__dict__, "last": None}
+
+    @property
+    def weighs_anchors(self) -> bool:
+        """Whether there is a value for each anchor, which weights can count."""
+        return self._entry.proxies is None or self._entry.proxies.over == "anchor"
+
+    @property
+    def numbers(self) -> list[Tensor]:
+        """What its value depends on besides the batch: all that is learned, and settings that are tensors."""
+        own = [] if self.proxies is None else [self.proxies]
+        return [*own, *self.learned.values(), *(x for x in self.settings.values() if isinstance(x, Tensor))]
+
+    @property
+    def _steps(self) -> bool:
+        """Whether a call is a step of training, which moves the numbers that run over batches."""
+        return self.training and torch.is_grad_enabled() and not recomputed()
 
     def classes_on(self, device: torch.device) -> Tensor | None:
         """Return the labels of the classes, where a batch is; None where it was created for none."""
@@ -127,7 +146,7 @@ class Arithmetic(nn.Module):
             self.backend,
         )
         size, pairs = self._chunk(compared.relation, len(embeddings), compared.width), None
-        self._listed = 1
+        self._listed = True
         if size is None:
             pairs = compared.pairs()
             self._listed = pairs.listed.some
@@ -150,7 +169,7 @@ class Arithmetic(nn.Module):
     def _mined(self, pairs: Pairs) -> Pairs:
         if self.mining is None:
             return pairs
-        return self.mining(pairs if self.mining.table else pairs.list())
+        return self.mining(pairs if self.mining.table else pairs.as_list())
 
     def _against_classes(
         self,
@@ -209,15 +228,18 @@ class Arithmetic(nn.Module):
             name: as_number(value) if classes is None else taken(value, classes)
             for name, value in learned.items()
         }
-        pairs = pairs if self._entry.table else pairs.list()
+        pairs = pairs if self._entry.table else pairs.as_list()
         value = self._entry.function(pairs, *running, **{**self.settings, **own})
         if isinstance(value, tuple):
             return value
         if isinstance(value, Terms):
             return (value,)
-        valid = pairs.positive_count > 0
-        if self._entry.needs == "either":
-            valid = valid | (value != 0)
-        elif self._entry.needs == "nothing":
-            valid = torch.ones_like(valid)
-        return (Terms(total=value, count=valid.to(value), active=(value != 0).to(value)),)
+        owners = pairs.positives.owners(len(pairs))
+        return (Values(value, partial(_valid, self._entry.needs, owners, value.detach())),)
+
+
+def _valid(needs: Needs, owners: Callable[[], Tensor], value: Float[Tensor, " anchor"]) -> Tensor:
+    """Say which anchors have what the loss needs: a positive, or either kind, where the value is not 0."""
+    if needs == "nothing":
+        return torch.ones_like(value, dtype=torch.bool)
+    return owners() if needs == "positive" else owners() | (value != 0)

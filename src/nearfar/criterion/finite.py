@@ -70,9 +70,14 @@ def judge(given: Iterable[Tensor | None]) -> Verdict:
     """Look at all that a loss is given and may learn by, once."""
     # The ends of a tensor are NaN or infinite if anything in it is, and one pass without a copy.
     ends = [end for x in given if x is not None and x.numel() for end in torch.aminmax(x.detach())]
-    if not all(end.device.type in AT_ONCE for end in ends):
+    if torch.compiler.is_compiling() or not all(end.device.type in AT_ONCE for end in ends):
         return Verdict(torch.stack(ends).mul(0.0).sum() + 1.0)
-    return verdict(all(isfinite(end.item()) for end in ends))
+    return verdict(all(isfinite(read(end)) for end in ends))
+
+
+def read(x: Float[Tensor, ""]) -> float:
+    """Return a number that lies on the CPU."""
+    return float((x if x.dtype in (torch.float32, torch.float64) else x.float()).numpy())
 
 
 def verdict(finite: bool) -> Verdict:

@@ -1,6 +1,5 @@
 """What a call of a loss must not be: one sentence for each."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,15 +59,6 @@ def _check_devices(batch: Batch) -> None:
     for name in ("labels", "candidates", "candidate_labels", "weights", "ids", "candidate_ids"):
         given = getattr(batch, name)
         check_device(given.pairs if isinstance(given, Relevance) else given, name, device)
-
-
-def warn_without_positives(n: int) -> None:
-    """Say that a batch teaches nothing of what is alike, to who called the loss."""
-    warnings.warn(
-        f"this batch has no positive pair: its {n} labels all differ from those they are compared with. "
-        "Set batch.images_per_class to 2 or more.",
-        stacklevel=6,
-    )
 
 
 def check_labels(batch: Batch) -> None:

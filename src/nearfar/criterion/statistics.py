@@ -30,11 +30,14 @@ class Statistics:
     verdict: Verdict = FINITE
 
     @classmethod
-    def of(cls, parts: Sequence[Terms], pairs: Pairs | None, mined: bool) -> "Statistics":
+    def of(
+        cls, parts: Sequence[Terms], pairs: Pairs | None, mined: bool, verdict: Verdict = FINITE
+    ) -> "Statistics":
         """Keep what a loss came of; its parts are added up."""
-        fields = [(part.total.detach(), part.count.detach(), part.active.detach()) for part in parts]
-        added = [sum(rest, first) for first, *rest in zip(*fields, strict=True)]
-        return cls(Terms(*added), pairs and pairs.detach(), mined)
+        first, *rest = (part.detach() for part in parts)
+        for part in rest:
+            first = Terms(first.total + part.total, first.count + part.count, first.active + part.active)
+        return cls(first, None if pairs is None else pairs.detach(), mined, verdict)
 
     @cached_property
     def active(self) -> Float[Tensor, ""]:
@@ -51,7 +54,7 @@ class Statistics:
         """Mean similarity of all positive pairs; NaN when there are none, or too many to list."""
         if self.pairs is None:
             return self.terms.total.new_tensor(float("nan"))
-        return self.verdict.value(self.pairs.positives.similarity.mean())
+        return self.verdict.value(self.pairs.as_list().positives.similarity.mean())
 
     @cached_property
     def negative_similarity(self) -> Float[Tensor, ""]:

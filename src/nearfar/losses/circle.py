@@ -7,7 +7,7 @@ from nearfar.errors import NearfarError
 from nearfar.losses.parts.limits import check_positive
 from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
-from nearfar.similarity import LogSumExp, softplus
+from nearfar.similarity import LogSumExp, Negated, softplus
 
 
 @register_loss(needs="positive", table=True)
@@ -42,10 +42,9 @@ def circle(
     check_positive(temperature=temperature)
     if margin <= -1:
         raise NearfarError(f"margin must be above -1; got {margin}.")
-    (push,) = pairs.stream(LogSumExp(scale=1 / temperature, shift=margin, floor=-margin, frozen=frozen))
-    s = pairs.positives.similarity
-    weight = (1 + margin - s).relu()
-    if frozen:
-        weight = weight.detach()
-    pull = pairs.per_anchor(-weight * (s - 1 + margin) / temperature, "logsumexp")
+    scale = 1 / temperature
+    (push,), (pull,) = pairs.both(
+        [LogSumExp(scale=scale, shift=margin, floor=-margin, frozen=frozen)],
+        [Negated(LogSumExp(scale=scale, shift=margin - 1, floor=-1 - margin, frozen=frozen))],
+    )
     return softplus(pull + push)

@@ -6,7 +6,7 @@ from nearfar.errors import NearfarError
 from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
-from nearfar.similarity import Count, HingeSum, Measure, SquaredHingeSum
+from nearfar.similarity import Count, HingeSum, Measure, Negated, SquaredHingeSum
 
 defaults: dict[Measure, tuple[float, float]] = {
     "cosine": (1.0, 0.5),
@@ -61,17 +61,15 @@ def contrastive(
         raise NearfarError("whole=True is the unsquared loss of one paper's code; set squared=False with it.")
     near, far = _margins(pairs.measure, positive_margin, negative_margin)
     hinge = SquaredHingeSum(far) if squared else HingeSum(far)
-    beyond, active, negatives = pairs.stream(hinge, Count(above=far), Count())
-    short = (near - pairs.positives.similarity).relu()
+    lack = Negated(SquaredHingeSum(-near) if squared else HingeSum(-near))
+    (beyond, active, negatives), (short, lacking) = pairs.both(
+        [hinge, Count(above=far), Count()], [lack, Negated(Count(above=-near))]
+    )
     if squared:
-        short, beyond = short.square() / 2, beyond / 2
+        short, beyond = short / 2, beyond / 2
     if whole:
         beyond = beyond + far * active
-    pull = Terms(
-        total=pairs.per_anchor(short, "sum"),
-        count=pairs.positive_count,
-        active=pairs.per_anchor((short > 0).to(short), "sum"),
-    )
+    pull = Terms(total=short, count=pairs.positive_count, active=lacking)
     push = Terms(total=beyond, count=negatives, active=active)
     if balance == "batch":
         return pull, push

@@ -59,8 +59,9 @@ def lifted_structure_generalized(
     check_positive(alpha=alpha, beta=beta)
     check_not_negative(margin=margin)
     shift = -margin if variant == "hinge" else 0.0
-    nearest, negatives = pairs.stream(LogSumExp(scale=beta, shift=shift), Count())
-    farthest = pairs.per_anchor(-alpha * pairs.positives.similarity, "logsumexp")
+    (nearest, negatives), (farthest,) = pairs.both(
+        [LogSumExp(scale=beta, shift=shift), Count()], [LogSumExp(scale=-alpha)]
+    )
     gap = farthest / alpha + nearest / beta
     if variant == "hinge":
         return gap.relu()

@@ -35,6 +35,5 @@ def multi_similarity(
     """
     check_positive(alpha=alpha, beta=beta)
     # log(1 + Σ e^x) = softplus(logsumexp x): stable, and 0 for an empty sum.
-    (push,) = pairs.stream(LogSumExp(scale=beta, shift=base))
-    pull = softplus(pairs.per_anchor(-alpha * (pairs.positives.similarity - base), "logsumexp")) / alpha
-    return pull + softplus(push) / beta
+    (push,), (pull,) = pairs.both([LogSumExp(scale=beta, shift=base)], [LogSumExp(scale=-alpha, shift=base)])
+    return softplus(pull) / alpha + softplus(push) / beta

@@ -47,7 +47,7 @@ def nca(
     scale = (-1 if inverted else 1) / temperature
     keep = None
     if neighbours is not None:
-        pairs, keep = _nearest(pairs.list(), neighbours, inverted)
+        pairs, keep = _nearest(pairs.as_list(), neighbours, inverted)
     (negatives,) = pairs.stream(LogSumExp(scale=scale))
     logit = scale * pairs.positives.similarity
     if keep is not None:

@@ -43,7 +43,7 @@ def npair(pairs: Pairs, *, l2: float = 0.0) -> Float[Tensor, " anchor"]:
             "l2 weighs the length of embeddings, which the cosine ignores; use similarity='dot'."
         )
     if l2 > 0:
-        pairs = pairs.list()
+        pairs = pairs.as_list()
     (negatives,) = pairs.stream(LogSumExp(scale=1.0))
     each = softplus(pairs.of_anchor(negatives) - pairs.positives.similarity)
     if l2 > 0:

@@ -1,10 +1,12 @@
 """NT-Xent loss: name each positive among the negatives, at a temperature."""
 
+import torch
+
 from nearfar.losses.parts.limits import check_positive
 from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
-from nearfar.similarity import LogSumExp, softplus
+from nearfar.similarity import LogSumExp, Negated, SoftplusSum
 
 
 @register_loss(reduction="mean_terms", needs="positive", table=True)
@@ -32,9 +34,8 @@ def ntxent(pairs: Pairs, *, temperature: float = 0.1) -> Terms:
     """
     check_positive(temperature=temperature)
     (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
-    each = softplus(pairs.of_anchor(negatives) - pairs.positives.similarity / temperature)
-    return Terms(
-        total=pairs.per_anchor(each, "sum"),
-        count=pairs.positive_count,
-        active=pairs.per_anchor((each > 0).to(each), "sum"),
-    )
+    # log(1 + e^(z_n - z_p)) as a curve of s_p, whose bend is where the negatives are.
+    curve = SoftplusSum(-temperature * negatives, 1 / temperature)
+    _, (total,) = pairs.both([], [Negated(curve)])
+    count = pairs.positive_count
+    return Terms(total=total / temperature, count=count, active=count * (negatives > -torch.inf))

@@ -6,7 +6,7 @@ from nearfar.losses.parts.learned_scale import exponential
 from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
-from nearfar.similarity import Count, SoftplusSum, softplus
+from nearfar.similarity import Count, Negated, SoftplusSum
 
 
 @register_loss(learned=("log_scale", "bias"), table=True)
@@ -35,7 +35,8 @@ def siglip(pairs: Pairs, *, log_scale: float | Tensor = 2.302585, bias: float | 
     scale = exponential(log_scale)
     scaled = pairs.scaled(scale)
     threshold = scaled.positives.similarity.new_zeros(len(scaled)) - bias
-    push, negatives = scaled.stream(SoftplusSum(threshold), Count())
-    pull = softplus(-(scaled.positives.similarity + bias))
+    (push, negatives), (pull,) = scaled.both(
+        [SoftplusSum(threshold), Count()], [Negated(SoftplusSum(-threshold))]
+    )
     count = scaled.positive_count + negatives
-    return Terms(total=scaled.per_anchor(pull, "sum") + push, count=count, active=count)
+    return Terms(total=pull + push, count=count, active=count)

@@ -7,7 +7,7 @@ from torch import Tensor
 from nearfar.losses.parts.limits import check_positive
 from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
-from nearfar.similarity import LogSumExp
+from nearfar.similarity import LogSumExp, Sum, softplus
 
 
 @register_loss(needs="positive", table=True)
@@ -33,9 +33,10 @@ def supcon(pairs: Pairs, *, temperature: float = 0.1) -> Float[Tensor, " anchor"
         Khosla et al., NeurIPS 2020, eq. 2. https://arxiv.org/abs/2004.11362
     """
     check_positive(temperature=temperature)
-    logit = pairs.positives.similarity / temperature
-    (negatives,) = pairs.stream(LogSumExp(scale=1 / temperature))
-    # Relative to the positive itself, so that a confident pair's small loss keeps its digits.
-    others = pairs.of_anchor(pairs.per_anchor(logit, "logsumexp")) - logit
-    each = torch.logaddexp(pairs.of_anchor(negatives) - logit, others)
-    return pairs.per_anchor(each, "sum") / pairs.positive_count.clamp_min(1)
+    scale = 1 / temperature
+    (negatives,), (positives, total) = pairs.both([LogSumExp(scale=scale)], [LogSumExp(scale=scale), Sum()])
+    count = pairs.positive_count
+    # log Σ e^z over all as that over the positives and what negatives add: a small loss keeps its digits.
+    positives = positives.masked_fill(count == 0, 0.0)
+    each = softplus(negatives - positives) + (positives - scale * total / count.clamp(min=1))
+    return torch.where(count > 0, each, 0.0)

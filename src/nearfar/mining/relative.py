@@ -74,7 +74,7 @@ def relative(
     keep = above = below = None
     if positive_method != "all":
         if positive_method in ("relative_hard", "relative_easy"):
-            pairs = pairs.list()
+            pairs = pairs.as_list()
         s = pairs.positives.similarity.detach()
         from_top = positive_method == "relative_easy"
         if positive_method in ("hard", "easy"):

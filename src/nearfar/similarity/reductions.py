@@ -155,6 +155,13 @@ class Sample:
     per: ClassVar[Per] = "anchor"
 
 
+@dataclass(frozen=True, eq=False)
+class Negated:
+    """A reduction of -s in place of s, of positives: what they lack where a negative has too much."""
+
+    of: "Reduction"
+
+
 Reduction = (
     LogSumExp
     | SoftMean
@@ -172,6 +179,10 @@ Reduction = (
     | OrderStatistic
     | Sample
 )
+
+
+CURVES = (Sum, Count, HingeSum, SquaredHingeSum, SoftplusSum, SigmoidSum, SigmoidSquareSum)
+"""Sums of a function of each similarity."""
 
 
 def threshold_of(reduction: Reduction) -> Threshold:
@@ -192,7 +203,18 @@ def held_against(reduction: Reduction, places: Tensor) -> Reduction:
     threshold = threshold_of(reduction)
     if not isinstance(threshold, Tensor) or not threshold.ndim:
         return reduction
-    some = threshold.flatten().index_select(0, places)
+    return _against(reduction, threshold.flatten().index_select(0, places))
+
+
+def flat(reduction: Reduction) -> Reduction:
+    """Return the same reduction with a table of thresholds read row by row."""
+    threshold = threshold_of(reduction)
+    if not isinstance(threshold, Tensor) or threshold.ndim < 2:
+        return reduction
+    return _against(reduction, threshold.flatten())
+
+
+def _against(reduction: Reduction, some: Tensor) -> Reduction:
     match reduction:
         case Max() | ArgMax():
             return replace(reduction, below=some)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from nearfar.similarity.labels import Kinship, PairList, matches
+from nearfar.similarity.labels import Kinship, PairList, SameClass, matches
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +65,18 @@ class Relation:
             mask &= self.anchor_ids[rows, None] != self.candidate_ids[None, :]
         return mask
 
+    @classmethod
+    def within(cls, kinship: SameClass) -> "Relation":
+        """Relate a batch to itself by class."""
+        return cls(kinship, torch.arange(len(kinship.anchors), device=kinship.anchors.device), symmetric=True)
+
     @cached_property
     def masks(self) -> tuple[Bool[Tensor, "anchor candidate"], Bool[Tensor, "anchor candidate"]]:
         """Say of every comparison whether it is a positive, and whether it is no negative."""
         alike = self.kinship.mask()
+        if self.symmetric and isinstance(self.kinship, SameClass) and self.anchor_ids is None:
+            # Each is of its own class: the diagonal is to leave the one mask, and is in the other.
+            return alike ^ torch.eye(len(alike), dtype=torch.bool, device=alike.device), alike
         never = None if self.own is None else self._own_mask(alike)
         if self.anchor_ids is not None and self.candidate_ids is not None:
             same = self.anchor_ids[:, None] == self.candidate_ids[None, :]

@@ -108,14 +108,14 @@ class Across:
         how: Reduction,
         weights: Float[Tensor, " anchor"] | None,
         tilt: float,
-        listed: Callable[[], int],
-    ) -> tuple[Tensor, int]:
+        listed: Callable[[], bool | Tensor],
+    ) -> tuple[Tensor, bool | Tensor]:
         """Return the loss of all ranks' batches, with the gradient for what this rank has given.
 
         Args:
             parameters: of the loss, the same on every rank.
             weights: of the anchors that this rank takes.
-            listed: how many positive pairs this rank has found; their number over ranks is returned.
+            listed: whether this rank has found positive pairs; whether any has is returned.
         """
         how_many = (how, weights, tilt)
         if self.ring:
@@ -139,9 +139,9 @@ class Across:
         compute: Compute,
         parameters: Sequence[Tensor],
         reduction: tuple[Reduction, Tensor | None, float],
-        listed: Callable[[], int],
+        listed: Callable[[], bool | Tensor],
         ring: Ring | None,
-    ) -> tuple[Tensor, int]:
+    ) -> tuple[Tensor, bool | Tensor]:
         given, others = self.everyone.batch.embeddings, self.everyone.batch.candidates
         wants = [bool(self.everyone.learning & 2**k) for k in range(3)]
         learning = any(wants) and reduction[0] != "none"
@@ -158,9 +158,12 @@ class Across:
             found = compute(anchors, ring or compared, learned)
             if ring is not None:
                 ring.finish()
-            number = int(total(torch.tensor([listed()], device=given.device))) if self.among_rows else 1
+            some: bool | Tensor = True
+            if self.among_rows:
+                here = torch.as_tensor(listed(), device=given.device)
+                some = int(total(here.long().view(1))) > 0
             if reduction[0] == "none":
-                return self._each(found, reduction[1]), number
+                return self._each(found, reduction[1]), some
             parts = [(share, part) for share, some in found for part in some]
             if self.whole:
                 share = torch.stack([k * part.reduce(*reduction) for k, part in parts]).sum(0)
@@ -168,7 +171,7 @@ class Across:
             else:
                 value, share = shared(parts, *reduction)
             if not learning:
-                return value, number
+                return value, some
             leaves = [x for x in (anchors, compared, *learned) if x is not None and x.requires_grad]
             slopes = dict(zip(map(id, leaves), gradients_of(share, leaves), strict=True))
             if ring is not None:
@@ -179,7 +182,7 @@ class Across:
         elif dy is not None and not self.whole:
             counts = self.everyone.counts if others is None else self.everyone.candidate_counts
             dy = sent_home(dy, counts or [])
-        return self._attached(value, dx, dy, rest, parameters), number
+        return self._attached(value, dx, dy, rest, parameters), some
 
     def _attached(
         self,

@@ -55,14 +55,14 @@ class Sharded:
         how: Reduction,
         weights: Float[Tensor, " value"] | None,
         tilt: float,
-        listed: Callable[[], int],
-    ) -> tuple[Tensor, int]:
+        listed: Callable[[], bool | Tensor],
+    ) -> tuple[Tensor, bool | Tensor]:
         """Return the loss of all ranks' batches, with the gradient for what this rank has.
 
         Args:
             parameters: the vectors of this rank's classes.
             weights: of all anchors, or of this rank's classes.
-            listed: how many positive pairs there are, which is returned.
+            listed: whether there are positive pairs, which is returned.
         """
         everyone, (vectors,) = self.across.everyone, parameters
         given, learning = everyone.batch.embeddings, bool(everyone.learning) and how != "none"

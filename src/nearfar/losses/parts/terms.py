@@ -1,10 +1,12 @@
 """From one value per anchor to one number: what a loss is made of, and how it is averaged."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Reduction = Literal["mean", "mean_valid", "mean_terms", "mean_active", "tilted", "sum", "none"]
@@ -23,6 +25,10 @@ class Terms:
     total: Float[Tensor, " anchor"]
     count: Float[Tensor, " anchor"]
     active: Float[Tensor, " anchor"]
+
+    def detach(self) -> "Terms":
+        """Return the same terms without gradient."""
+        return Terms(*(x.detach() if x.requires_grad else x for x in (self.total, self.count, self.active)))
 
     def reduce(
         self, how: Reduction, weights: Float[Tensor, " anchor"] | None = None, tilt: float = 1.0
@@ -44,9 +50,11 @@ class Terms:
         A weight of 2 is the same as having the anchor twice. With nothing to divide by, the value is 0.
         """
         if how == "none":
-            return self._weights(weights) * self.total
+            return self.total if weights is None else self._weights(weights) * self.total
         if how == "tilted":
             return self._tilted(self._weights(weights), tilt)
+        if weights is None and how in ("sum", "mean"):
+            return self.total.sum() if how == "sum" else self.total.sum() / max(1, len(self.total))
         value, share = self.fraction(how, weights)
         return value if how == "sum" else value / share.masked_fill(share == 0, 1.0)
 
@@ -54,15 +62,19 @@ class Terms:
         self, how: Reduction, weights: Float[Tensor, " anchor"] | None = None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return Σ w_i L_i and what ``reduce`` divides it by."""
+        match how:
+            case "mean_valid":
+                share = (self.count > 0).to(self.total.dtype)
+            case "mean_terms":
+                share = self.count
+            case "mean_active":
+                share = self.active
+            case _:
+                share = torch.ones_like(self.total)
+        if weights is None:
+            return self.total.sum(), share.sum()
         w = self._weights(weights)
-        share = {
-            "sum": w,
-            "mean": w,
-            "mean_valid": w * (self.count > 0),
-            "mean_terms": w * self.count,
-            "mean_active": w * self.active,
-        }[how]
-        return (w * self.total).sum(), share.sum()
+        return (w * self.total).sum(), (w * share).sum()
 
     def _weights(self, given: Float[Tensor, " anchor"] | None) -> Float[Tensor, " anchor"]:
         return self.total.new_ones(len(self.total)) if given is None else given.to(self.total)
@@ -73,3 +85,30 @@ class Terms:
             return 0 * self.total.sum()
         w = weights[some]
         return (torch.logsumexp(tilt * self.total[some] + w.log(), 0) - w.sum().log()) / tilt
+
+
+class Values(Terms):
+    """One value for each anchor: a term where the anchor has what the loss needs.
+
+    Attributes:
+        valid: says which anchors have; asked where it matters.
+    """
+
+    valid: Callable[[], Bool[Tensor, " anchor"]]
+
+    def __init__(self, total: Float[Tensor, " anchor"], valid: Callable[[], Bool[Tensor, " anchor"]]) -> None:
+        self.__dict__.update(total=total, valid=valid)
+
+    @cached_property
+    def count(self) -> Float[Tensor, " anchor"]:  # pyrefly: ignore[bad-override]
+        """1 where the value counts, else 0."""
+        return self.valid().to(self.total.dtype)
+
+    @cached_property
+    def active(self) -> Float[Tensor, " anchor"]:  # pyrefly: ignore[bad-override]
+        """1 where the value is not 0, else 0."""
+        return (self.total.detach() != 0).to(self.total.dtype)
+
+    def detach(self) -> "Values":
+        """Return the same values without gradient."""
+        return Values(self.total.detach(), self.valid)

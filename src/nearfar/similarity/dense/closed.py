@@ -1,105 +1,144 @@
 """The reductions over a matrix of similarities in memory, each with its slope dL/dS in closed form."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nearfar.similarity.curves import CurveSum, curve_of
+from nearfar.similarity.curves import curve_of
 from nearfar.similarity.dense.reduce import reduce
 from nearfar.similarity.reductions import (
-    HingeSum,
+    CURVES,
+    Count,
     LogSumExp,
     Reduction,
-    SigmoidSquareSum,
-    SigmoidSum,
-    SoftplusSum,
-    SquaredHingeSum,
-    Sum,
     Threshold,
+    threshold_of,
 )
 
 
-def reduced(
-    s: Float[Tensor, "row column"],
-    left_out: Bool[Tensor, "row column"],
-    reduction: Reduction,
-    threshold: Threshold,
-) -> Tensor:
-    """Apply a reduction to each row over the columns that are not left out; the same as ``reduce``."""
-    match reduction:
-        case LogSumExp(floor=None):
-            closed: type[torch.autograd.Function] = _LogSumExp
-        case Sum() | HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSum() | SigmoidSquareSum():
-            closed = _CurveSum
-        case _:
-            return reduce(s, ~left_out, reduction, threshold)
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A reduction of each row, over the columns that are not left out.
+
+    Attributes:
+        negated: of -s in place of s.
+    """
+
+    reduction: Reduction
+    left_out: Bool[Tensor, "row column"]
+    negated: bool = False
+
+    @property
+    def threshold(self) -> Threshold:
+        """What similarities are compared with, in a column where each row has its own."""
+        threshold = threshold_of(self.reduction)
+        return threshold[:, None] if isinstance(threshold, Tensor) and threshold.ndim else threshold
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its slope is known; else it is plain autograd's, or it has none."""
+        reduction = self.reduction
+        return isinstance(reduction, (LogSumExp, *CURVES)) and not isinstance(reduction, Count)
+
+    def plain(self, s: Float[Tensor, "row column"]) -> Tensor:
+        """Reduce by plain autograd."""
+        return reduce(-s if self.negated else s, ~self.left_out, self.reduction, threshold_of(self.reduction))
+
+
+def reduced(s: Float[Tensor, "row column"], asked: Sequence[Asked]) -> list[Tensor]:
+    """Return each reduction of the rows of ``s``, all in one operation; the same as ``reduce``."""
     if torch.compiler.is_compiling():
-        return reduce(s, ~left_out, reduction, threshold)
-    return closed.apply(s, threshold, left_out, reduction)  # pyrefly: ignore
+        return [each.plain(s) for each in asked]
+    closed = [each for each in asked if each.is_closed]
+    thresholds = [t for each in closed if isinstance(t := threshold_of(each.reduction), Tensor)]
+    found = iter(_Reduced.apply(s, closed, *thresholds) if closed else ())  # pyrefly: ignore
+    return [next(found) if each.is_closed else each.plain(s) for each in asked]
 
 
-class _LogSumExp(torch.autograd.Function):
-    """log Σ e^(a (s - b)), with the slopes a p, p = softmax(a (s - b))."""
-
+class _Reduced(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, s: Tensor, threshold: Threshold, left_out: Tensor, reduction: LogSumExp) -> Tensor:
-        z = (s - reduction.shift).mul_(reduction.scale) if reduction.shift else s * reduction.scale
-        z.masked_fill_(left_out, -torch.inf)
-        # The shares come to 1, and where nothing is left they are 0: -inf less the least number there is.
-        top = (
-            z.amax(1, keepdim=True).clamp_(min=torch.finfo(z.dtype).min)
-            if z.shape[1]
-            else z.new_zeros(len(z), 1)
-        )
-        total = z.sub_(top).exp_().sum(1, keepdim=True)
-        ctx.save_for_backward(s, left_out, z, total)
-        ctx.reduction, ctx.threshold = reduction, threshold
-        return (total.log() + top).squeeze(1)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
-        (s, left_out, shares, total), (g,) = ctx.saved_tensors, grad_outputs
-        if torch.is_grad_enabled():
-            return _differentiable(ctx, s, ctx.threshold, left_out, g)
-        weight = g[:, None].mul(ctx.reduction.scale).div_(total.clamp(min=1.0))
-        return shares * weight, None, None, None
-
-
-class _CurveSum(torch.autograd.Function):
-    """Σ f(s - t), with the slopes f'(s - t); of t, less their sum."""
-
-    @staticmethod
-    def forward(ctx: Any, s: Tensor, threshold: Threshold, left_out: Tensor, reduction: CurveSum) -> Tensor:
-        tensor = isinstance(threshold, Tensor)
-        ctx.save_for_backward(s, left_out, threshold if tensor else None)
-        ctx.reduction, ctx.threshold = reduction, None if tensor else threshold
-        value = curve_of(reduction).value(s, _column(threshold), torch.empty_like(s))
-        return value.masked_fill(left_out, 0.0).sum(1)
+    def forward(ctx: Any, s: Tensor, asked: list[Asked], *_: Tensor) -> tuple[Tensor, ...]:
+        """Reduce; thresholds are named once more, since they may have a gradient."""
+        minus = -s if any(each.negated for each in asked) else None
+        values, kept = [], []
+        for each in asked:
+            of = s if minus is None or not each.negated else minus
+            if isinstance(each.reduction, LogSumExp):
+                value, shares, total = _logsumexp(of, each.left_out, each.reduction)
+                kept += [shares, total]
+            else:
+                value = curve_of(each.reduction).value(of, each.threshold, torch.empty_like(of))  # pyrefly: ignore
+                value = value.masked_fill(each.left_out, 0.0).sum(1)
+            values.append(value)
+        ctx.save_for_backward(s, minus, *kept)
+        ctx.asked = asked
+        ctx.set_materialize_grads(False)
+        return tuple(values)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
-        (s, left_out, tensor), (g,) = ctx.saved_tensors, grad_outputs
-        threshold = ctx.threshold if tensor is None else tensor
+        s, minus, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _differentiable(ctx, s, threshold, left_out, g)
-        ds = curve_of(ctx.reduction).slope(s, _column(threshold), torch.empty_like(s))
-        ds = ds.masked_fill_(left_out, 0.0).mul_(g[:, None])
-        dt = ds.sum(1).neg_().sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
-        return ds, dt, None, None
+            return _differentiable(ctx, s, grad_outputs)
+        of_softmax = iter(kept)
+        ds: Tensor | None = None
+        slopes = []
+        for each, g in zip(ctx.asked, grad_outputs, strict=True):
+            reduction, of = each.reduction, minus if each.negated else s
+            softmax = (next(of_softmax), next(of_softmax)) if isinstance(reduction, LogSumExp) else None
+            threshold = threshold_of(reduction)
+            if g is None:
+                slopes += [None] * isinstance(threshold, Tensor)
+                continue
+            g = g[:, None]  # noqa: PLW2901, a column
+            if softmax is not None:
+                shares, total = softmax
+                slope = shares * (g * reduction.scale).div_(total.clamp(min=1.0))
+                if reduction.floor is not None:
+                    slope.mul_(_slope(of, reduction))
+            else:
+                slope = curve_of(reduction).slope(of, each.threshold, torch.empty_like(of))
+                slope.masked_fill_(each.left_out, 0.0).mul_(g)
+            if isinstance(threshold, Tensor):
+                slopes.append(slope.sum(1).neg_().sum_to_size(threshold.shape))
+            if each.negated:
+                slope.neg_()
+            ds = slope if ds is None else ds.add_(slope)
+        return ds, None, *slopes
 
 
-def _column(threshold: Threshold) -> Threshold:
-    return threshold[:, None] if isinstance(threshold, Tensor) and threshold.ndim else threshold
+def _logsumexp(
+    s: Tensor, left_out: Tensor, reduction: LogSumExp
+) -> tuple[Float[Tensor, " row"], Float[Tensor, "row column"], Float[Tensor, "row 1"]]:
+    """Return log Σ e^z, each e^z over the largest, and their sums, 1 or more where there are any."""
+    z = s * reduction.scale if not reduction.shift else (s - reduction.shift).mul_(reduction.scale)
+    if reduction.floor is not None:
+        z.mul_((s - reduction.floor).clamp_(min=0.0))
+    z.masked_fill_(left_out, -torch.inf)
+    # Where nothing is left, all shares are 0: -inf less the least number that there is.
+    top = z.amax(1, keepdim=True) if z.shape[1] else z.new_zeros(len(z), 1)
+    top.clamp_(min=torch.finfo(z.dtype).min)
+    total = z.sub_(top).exp_().sum(1, keepdim=True)
+    return (total.log() + top).squeeze(1), z, total
 
 
-def _differentiable(
-    ctx: Any, s: Tensor, threshold: Threshold, left_out: Tensor, g: Tensor
-) -> tuple[Tensor | None, ...]:
+def _slope(s: Tensor, reduction: LogSumExp) -> Tensor:
+    """The slope of max(0, s - f) (s - b)."""
+    assert reduction.floor is not None
+    above = (s - reduction.floor).clamp_(min=0.0)
+    return above if reduction.frozen else above.add_((s - reduction.shift).mul_(above > 0))
+
+
+def _differentiable(ctx: Any, s: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Return the slopes so that they have a gradient of their own, by plain autograd."""
-    given = zip((s, threshold), ctx.needs_input_grad, strict=False)
-    inputs = [x for x, needed in given if needed and isinstance(x, Tensor)]
-    value = reduce(s, ~left_out, ctx.reduction, threshold)
-    found = iter(torch.autograd.grad(value, inputs, g, create_graph=True))
-    return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None
+    thresholds = [t for each in ctx.asked if isinstance(t := threshold_of(each.reduction), Tensor)]
+    wanted = [x for x in (s, *thresholds) if x.requires_grad]
+    outputs = [(each.plain(s), g) for each, g in zip(ctx.asked, gradients, strict=True) if g is not None]
+    values, slopes = zip(*outputs, strict=True)
+    found = iter(torch.autograd.grad(values, wanted, slopes, create_graph=True, allow_unused=True))
+    ds, *rest = [next(found) if x.requires_grad else None for x in (s, *thresholds)]
+    return ds, None, *rest

@@ -6,11 +6,12 @@ from functools import cached_property
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nearfar.similarity.dense.closed import reduced
+from nearfar.similarity.dense.closed import Asked, reduced
 from nearfar.similarity.dense.products import products
+from nearfar.similarity.dense.reduce import order_statistic
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.measure import Measure, between, is_product
-from nearfar.similarity.reductions import OrderStatistic, Reduction, threshold_of
+from nearfar.similarity.reductions import OrderStatistic, Reduction
 from nearfar.similarity.relation import Relation
 from nearfar.similarity.stable import full_precision, taken
 from nearfar.similarity.stored import Stored, whole
@@ -94,22 +95,33 @@ class DenseBlock:
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]
     ) -> tuple[Tensor, ...]:
         s, out = self.matrix, self.left_out(interval)
-
-        def one(reduction: Reduction) -> Tensor:
-            if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
-                return reduced(s.view(1, -1), out.view(1, -1), reduction, 0.0).expand(len(s))
-            threshold = threshold_of(reduction)
-            match reduction.per:
+        if any(isinstance(r, OrderStatistic) and r.over == "batch" for r in reductions):
+            return tuple(self._one(s, out, owners, reduction) for reduction in reductions)
+        found: dict[int, Tensor] = {}
+        for per in dict.fromkeys(reduction.per for reduction in reductions):
+            match per:
                 case "anchor":
-                    return reduced(s, out, reduction, threshold)
+                    rows, left_out = s, out
                 case "candidate":
-                    return reduced(s.mT, out.mT, reduction, threshold)
+                    rows, left_out = s.mT, out.mT
                 case "positive":
-                    return reduced(
-                        s.index_select(0, owners), out.index_select(0, owners), reduction, threshold
-                    )
+                    rows, left_out = s.index_select(0, owners), out.index_select(0, owners)
+            some = [k for k, reduction in enumerate(reductions) if reduction.per == per]
+            values = reduced(rows, [Asked(reductions[k], left_out) for k in some])
+            found.update(zip(some, values, strict=True))
+        return tuple(found[k] for k in range(len(reductions)))
 
-        return tuple(one(reduction) for reduction in reductions)
+    def both(
+        self, interval: Interval, negatives: Sequence[Reduction], positives: Sequence[Asked]
+    ) -> tuple[Tensor, ...]:
+        """Reduce negatives per anchor, and what is asked of positives, in one operation."""
+        out = self.left_out(interval)
+        return tuple(reduced(self.matrix, [*(Asked(r, out) for r in negatives), *positives]))
+
+    def _one(self, s: Tensor, out: Tensor, owners: Tensor, reduction: Reduction) -> Tensor:
+        if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
+            return order_statistic(s.detach().view(1, -1), ~out.view(1, -1), reduction.rank).expand(len(s))
+        return self.stream(Interval(), owners, (reduction,))[0]
 
     def scaled(self, factor: float | Float[Tensor, ""]) -> "DenseBlock":
         """Return the same comparisons with every similarity times ``factor``, of the same vectors."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from nearfar.similarity.curves import CurveSum
 from nearfar.similarity.reductions import (
     ArgMax,
     Count,
@@ -25,7 +26,7 @@ from nearfar.similarity.reductions import (
 from nearfar.similarity.stable import logsumexp, softplus
 
 
-def reduce(s: Tensor, keep: Tensor, reduction: Reduction, threshold: Threshold) -> Tensor:  # noqa: PLR0912, one case a reduction
+def reduce(s: Tensor, keep: Tensor, reduction: Reduction, threshold: Threshold) -> Tensor:
     """Apply a reduction to each row of ``s`` [row, column] over the columns kept."""
     t = threshold[:, None] if isinstance(threshold, Tensor) and threshold.ndim else threshold
     match reduction:
@@ -44,25 +45,34 @@ def reduce(s: Tensor, keep: Tensor, reduction: Reduction, threshold: Threshold) 
             return top_k(s.detach(), keep, k)[1]
         case Min():
             return -_largest(-s, keep)[0]
-        case Sum():
-            return (s * keep).sum(1)
         case Count():
             return (keep & (s > t)).sum(1).to(s.dtype)
-        case HingeSum():
-            return ((s - t).relu() * keep).sum(1)
-        case SquaredHingeSum():
-            return ((s - t).relu().square() * keep).sum(1)
-        case SoftplusSum(scale=scale):
-            return (softplus(scale * (s - t)) * keep).sum(1) / scale
-        case SigmoidSum(scale=scale, cap=cap):
-            z = s - t
-            return (torch.sigmoid(scale * z.masked_fill(z > cap, cap)) * keep).sum(1)
-        case SigmoidSquareSum(scale=scale):
-            return (torch.sigmoid(scale * (s - t)).square() * keep).sum(1)
+        case Sum() | HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSum() | SigmoidSquareSum():
+            return (term(s, t, reduction) * keep).sum(1)
         case OrderStatistic(rank=rank):
             return order_statistic(s.detach(), keep, rank)
         case Sample(log_weight=log_weight, uniform=uniform):
             return draw(log_weight(s.detach()), keep, uniform)
+
+
+def term(s: Tensor, t: Threshold, reduction: CurveSum) -> Tensor:
+    """What each similarity adds to a sum."""
+    match reduction:
+        case Sum():
+            return s
+        case Count():
+            return (s > t).to(s.dtype)
+        case HingeSum():
+            return (s - t).relu()
+        case SquaredHingeSum():
+            return (s - t).relu().square()
+        case SoftplusSum(scale=scale):
+            return softplus(scale * (s - t)) / scale
+        case SigmoidSum(scale=scale, cap=cap):
+            z = s - t
+            return torch.sigmoid(scale * z.masked_fill(z > cap, cap))
+        case SigmoidSquareSum(scale=scale):
+            return torch.sigmoid(scale * (s - t)).square()
 
 
 def logits(s: Tensor, reduction: LogSumExp) -> Tensor:
