@@ -85,8 +85,7 @@ def relate(
     if m is None:
         check_ids(ids, n, ids, n)
         kin = kinship(labels, n)
-        device = labels.pairs.device if isinstance(labels, Relevance) else labels.device
-        return Relation(kin, torch.arange(n, device=device), ids, ids, symmetric=True)
+        return Relation(kin, None, ids, ids, symmetric=True)
     check_own(own, n, m)
     check_ids(ids, n, candidate_ids, m)
     return Relation(kinship(labels, n, candidate_labels, m), own, ids, candidate_ids)

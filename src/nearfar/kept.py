@@ -96,6 +96,10 @@ class Positives:
                 found.append(self.reduce(term(s, threshold, of), "sum", n))
         return found
 
+    def count(self, n: int) -> Float[Tensor, " anchor"]:
+        """Return how many pairs each of n anchors has."""
+        return self.reduce(self.similarity.detach(), "count", n)
+
     def least(self, values: Float[Tensor, " positive"], n: int) -> Bool[Tensor, " positive"]:
         """Say which pair has its anchor's smallest value, the first among equals."""
         anchor = self.anchor
@@ -132,14 +136,20 @@ class PositiveTable(Positives):
 
     there: Bool[Tensor, "anchor k"]
     columns: Int[Tensor, "anchor k"] | None
+    _all: Float[Tensor, "anchor k"]
 
     def __init__(
         self,
         there: Bool[Tensor, "anchor k"],
-        similarity: Float[Tensor, "anchor k"],
+        similarities: Float[Tensor, "anchor k"],
         columns: Int[Tensor, "anchor k"] | None = None,
     ) -> None:
-        self.__dict__.update(there=there, similarity=similarity, columns=columns)
+        self.__dict__.update(there=there, _all=similarities, columns=columns)
+
+    @cached_property
+    def similarity(self) -> Float[Tensor, "anchor k"]:  # pyrefly: ignore[bad-override]
+        """Similarity of each pair."""
+        return self._all.masked_fill(self.absent, 0.0)
 
     @cached_property
     def anchor(self) -> Int[Tensor, "anchor k"]:  # pyrefly: ignore[bad-override]
@@ -152,16 +162,6 @@ class PositiveTable(Positives):
         if self.columns is not None:
             return self.columns
         return torch.arange(self.there.shape[1], device=self.there.device).expand(self.there.shape)
-
-    @classmethod
-    def of(
-        cls, matrix: Float[Tensor, "anchor candidate"], there: Bool[Tensor, "anchor candidate"]
-    ) -> "PositiveTable":
-        """Return the table of all candidates."""
-        absent = ~there
-        table = cls(there, matrix.masked_fill(absent, 0.0))
-        table.__dict__["absent"] = absent
-        return table
 
     @cached_property
     def absent(self) -> Bool[Tensor, "anchor k"]:
@@ -187,23 +187,22 @@ class PositiveTable(Positives):
         """Return the pairs one by one."""
         k = max(1, self.there.shape[1])
         columns = self.listed % k if self.columns is None else self.columns.flatten()[self.listed]
-        return Positives(self.listed // k, columns, taken(self.similarity.flatten(), self.listed))
+        return Positives(self.listed // k, columns, taken(self._all.flatten(), self.listed))
 
     def where(self, keep: Bool[Tensor, "anchor k"] | Int[Tensor, "anchor few"]) -> "PositiveTable":
         """Return some of the pairs: those said, or those at some places of each row."""
         if keep.dtype == torch.bool:
-            there = self.there & keep
-            return PositiveTable(there, self.similarity.masked_fill(~there, 0.0), self.columns)
+            return PositiveTable(self.there & keep, self._all, self.columns)
         columns = keep if self.columns is None else self.columns.gather(1, keep)
-        return PositiveTable(self.there.gather(1, keep), self.similarity.gather(1, keep), columns)
+        return PositiveTable(self.there.gather(1, keep), self._all.gather(1, keep), columns)
 
     def detach(self) -> "PositiveTable":
         """Return the same pairs without gradient."""
-        return PositiveTable(self.there, self.similarity.detach(), self.columns)
+        return PositiveTable(self.there, self._all.detach(), self.columns)
 
     def scaled(self, factor: float | Tensor) -> "PositiveTable":
         """Return the same pairs with every similarity times ``factor``."""
-        return PositiveTable(self.there, self.similarity * factor, self.columns)
+        return PositiveTable(self.there, self._all * factor, self.columns)
 
     def of_anchor(self, x: Float[Tensor, " anchor"]) -> Float[Tensor, "anchor k"]:
         """Return what each pair's anchor has."""
@@ -234,7 +233,7 @@ class PositiveTable(Positives):
 
     def reduced(self, reductions: Sequence[Reduction | Negated], n: int) -> list[Tensor]:  # noqa: ARG002
         """Return reductions of the similarities, for each anchor."""
-        return reduced(self.similarity, self.asked(reductions))
+        return reduced(self._all, self.asked(reductions))
 
     def asked(self, reductions: Sequence[Reduction | Negated]) -> list[Asked]:
         """Return what is asked of a row of similarities."""
@@ -242,6 +241,10 @@ class PositiveTable(Positives):
             Asked(r.of, self.absent, negated=True) if isinstance(r, Negated) else Asked(r, self.absent)
             for r in reductions
         ]
+
+    def count(self, n: int) -> Float[Tensor, " anchor"]:  # noqa: ARG002, as of a list
+        """Return how many pairs each anchor has."""
+        return self.there.sum(1, dtype=self._all.dtype)
 
     def least(self, values: Float[Tensor, "anchor k"], n: int) -> Int[Tensor, "anchor 1"]:  # noqa: ARG002, as of a list
         """Say at which place of each row the smallest value is, the first among equals."""

@@ -142,7 +142,7 @@ class Pairs:
         """Compare as a block does, with a table of positives where all similarities are in memory."""
         if not isinstance(block, DenseBlock) or not block.matrix.numel():
             return cls.over(block)
-        return cls(block, PositiveTable.of(block.matrix, block.relation.masks[0]), Interval())
+        return cls(block, PositiveTable(block.relation.masks[0], block.matrix), Interval())
 
     def as_list(self) -> "Pairs":
         """Return the same comparisons, the positives one by one."""
@@ -175,7 +175,7 @@ class Pairs:
     @cached_property
     def positive_count(self) -> Float[Tensor, " anchor"]:
         """How many positives each anchor has."""
-        return self.per_anchor(self.positives.similarity.detach(), "count")
+        return self.positives.count(len(self))
 
     def per_anchor(self, values: Float[Tensor, "*positive"], how: Reduce) -> Float[Tensor, " anchor"]:
         """Reduce one value per positive pair to one per anchor.

@@ -235,7 +235,7 @@ class Arithmetic(nn.Module):
         if isinstance(value, Terms):
             return (value,)
         owners = pairs.positives.owners(len(pairs))
-        return (Values(value, partial(_valid, self._entry.needs, owners, value.detach())),)
+        return (Values(value, partial(_valid, self._entry.needs, owners)),)
 
 
 def _valid(needs: Needs, owners: Callable[[], Tensor], value: Float[Tensor, " anchor"]) -> Tensor:

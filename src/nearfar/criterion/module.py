@@ -1,11 +1,14 @@
 """The nn.Module around a loss function: from embeddings and labels to a scalar."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nearfar.criterion.batch import Batch
-from nearfar.criterion.finite import judge
+from nearfar.criterion.finite import AT_ONCE, FINITE, Verdict, judge
 from nearfar.criterion.general import General
 from nearfar.criterion.nearby import computed_nearby, lacks_float64
 from nearfar.criterion.statistics import Statistics
@@ -15,6 +18,10 @@ from nearfar.memory import CrossBatchMemory
 from nearfar.pairs import Pairs
 from nearfar.similarity import Relation, SameClass, choose
 from nearfar.similarity.dense.matrix import DenseBlock
+from nearfar.similarity.stable import full_precision
+
+LEAST, MOST = 1e-12, 1e12
+"""Lengths between which all that is computed of a row in float32 is an ordinary number."""
 
 
 class Loss(General):
@@ -90,22 +97,36 @@ class Loss(General):
 
     def _at_once(self, x: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]) -> Shaped[Tensor, "..."]:
         """Return the loss of a small batch by itself, of classes: the same as ``compared``, straight away."""
-        judged = judge((x, *self.numbers))
-        rows = judged.rows(x)
+        judged, rows, length = self._judged(full_precision(x))
         self.notices.listen()
         self.notices.look_for_missing([labels])
-        with without_autocast(x.device.type):
+        with torch.autocast(x.device.type, enabled=False) if _casts(x) else nullcontext():
             view, measure = self._entry.view, self.similarity
             if view is not None:
                 rows, measure = view(rows, measure)
-            pairs = Pairs.tabled(DenseBlock(rows, rows, measure, Relation.within(SameClass(labels, labels))))
+            relation = Relation.within(SameClass(labels, labels))
+            pairs = Pairs.tabled(DenseBlock(rows, rows, measure, relation, length=length))
             learned = {name: judged.rows(number) for name, number in self.learned.items()}
             parts = self._terms(self._mined(pairs), None, learned)
             values = [part.reduce(self.reduction, None, self.tilt) for part in parts]
             value = judged.value(values[0] if len(values) == 1 else torch.stack(values).sum(0))
         self.notices.look_for_positives(pairs.listed.some, len(x))
-        self.last = Statistics.of(parts, pairs, self.mining is not None, judged)
+        self.__dict__["last"] = Statistics.of(parts, pairs, self.mining is not None, judged)
         return value.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+    def _judged(self, x: Float[Tensor, "n dim"]) -> tuple[Verdict, Tensor, Float[Tensor, "n 1"] | None]:
+        """Judge what is given, and return it with its lengths, where these tell and are ordinary numbers."""
+        numbers, tells = self.numbers, self.similarity == "cosine" and self._entry.view is None
+        if not tells or not x.numel() or x.device.type not in AT_ONCE or torch.compiler.is_compiling():
+            judged = judge((x, *numbers))
+            return judged, judged.rows(x), None
+        length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
+        each = length.numpy()
+        ordinary = np.minimum.reduce(each, None) > LEAST and np.maximum.reduce(each, None) < MOST
+        if ordinary and not numbers:
+            return FINITE, x, length
+        judged = judge((*numbers,) if ordinary else (x, *numbers))
+        return judged, judged.rows(x), length if ordinary else None
 
     @property
     def compares_with_the_batch(self) -> bool:
@@ -140,3 +161,7 @@ class Loss(General):
         if self.unlabelled is not None:
             shown["unlabelled"] = self.unlabelled
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
+
+
+def _casts(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)

@@ -1,6 +1,5 @@
 """Supervised contrastive loss: name each positive among all others."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,7 +35,8 @@ def supcon(pairs: Pairs, *, temperature: float = 0.1) -> Float[Tensor, " anchor"
     scale = 1 / temperature
     (negatives,), (positives, total) = pairs.both([LogSumExp(scale=scale)], [LogSumExp(scale=scale), Sum()])
     count = pairs.positive_count
+    alone = count == 0
     # log Σ e^z over all as that over the positives and what negatives add: a small loss keeps its digits.
-    positives = positives.masked_fill(count == 0, 0.0)
-    each = softplus(negatives - positives) + (positives - scale * total / count.clamp(min=1))
-    return torch.where(count > 0, each, 0.0)
+    positives = positives.masked_fill(alone, 0.0)
+    each = softplus(negatives - positives) + (positives - total * (scale / count.clamp(min=1)))
+    return each.masked_fill(alone, 0.0)

@@ -29,6 +29,16 @@ class Relevance:
 class Kinship(Protocol):
     """Which pairs are of one kind, before exclusions."""
 
+    @property
+    def size(self) -> int:
+        """How many anchors there are."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the labels are."""
+        ...
+
     def count(self) -> int:
         """How many pairs there are, without listing them."""
         ...
@@ -60,6 +70,14 @@ class SameClass:
 
     anchors: Int[Tensor, " anchor"]
     candidates: Int[Tensor, " candidate"]
+
+    @property
+    def size(self) -> int:
+        return len(self.anchors)
+
+    @property
+    def device(self) -> torch.device:
+        return self.anchors.device
 
     def count(self) -> int:
         return int(self._range[1].sum())
@@ -126,6 +144,14 @@ class SharedTag:
     anchors: Bool[Tensor, "anchor tag"]
     candidates: Bool[Tensor, "candidate tag"]
 
+    @property
+    def size(self) -> int:
+        return len(self.anchors)
+
+    @property
+    def device(self) -> torch.device:
+        return self.anchors.device
+
     def count(self) -> int:
         return sum(int(self.mask(rows).sum()) for rows in self._chunks())
 
@@ -173,6 +199,14 @@ class Listed:
         """Sort a list of pairs and drop its repeats."""
         key = torch.unique(pairs[:, 0].long() * candidates + pairs[:, 1].long())
         return cls(key // max(1, candidates), key % max(1, candidates), anchors, candidates)
+
+    @property
+    def size(self) -> int:
+        return self.anchors
+
+    @property
+    def device(self) -> torch.device:
+        return self.anchor.device
 
     def count(self) -> int:
         return len(self.anchor)

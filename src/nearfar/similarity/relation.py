@@ -19,7 +19,8 @@ class Relation:
 
     Attributes:
         kinship: who is of a kind with whom.
-        own: the candidate that IS the anchor, or -1; None when no anchor is among the candidates.
+        own_columns: the candidate that IS the anchor, or -1; None when no anchor is among the candidates, or
+            in a batch against itself.
         anchor_ids: id of each anchor, or None.
         candidate_ids: id of each candidate, or None.
         rows: what each anchor was called before ``take`` kept only some of them, or None.
@@ -27,11 +28,18 @@ class Relation:
     """
 
     kinship: Kinship
-    own: Int[Tensor, " anchor"] | None = None
+    own_columns: Int[Tensor, " anchor"] | None = None
     anchor_ids: Int[Tensor, " anchor"] | None = None
     candidate_ids: Int[Tensor, " candidate"] | None = None
     rows: Int[Tensor, " anchor"] | None = None
     symmetric: bool = False
+
+    @cached_property
+    def own(self) -> Int[Tensor, " anchor"] | None:
+        """The candidate that IS the anchor, or -1; None when no anchor is among the candidates."""
+        if self.own_columns is None and self.symmetric:
+            return torch.arange(self.kinship.size, device=self.kinship.device)
+        return self.own_columns
 
     def positives(self) -> PairList:
         """List the positive pairs (anchor, candidate), ordered by anchor, then by candidate."""
@@ -68,7 +76,7 @@ class Relation:
     @classmethod
     def within(cls, kinship: SameClass) -> "Relation":
         """Relate a batch to itself by class."""
-        return cls(kinship, torch.arange(len(kinship.anchors), device=kinship.anchors.device), symmetric=True)
+        return cls(kinship, symmetric=True)
 
     @cached_property
     def masks(self) -> tuple[Bool[Tensor, "anchor candidate"], Bool[Tensor, "anchor candidate"]]:
@@ -77,7 +85,7 @@ class Relation:
         if self.symmetric and isinstance(self.kinship, SameClass) and self.anchor_ids is None:
             # Each is of its own class: the diagonal is to leave the one mask, and is in the other.
             return alike ^ torch.eye(len(alike), dtype=torch.bool, device=alike.device), alike
-        never = None if self.own is None else self._own_mask(alike)
+        never = self._own_mask(alike)
         if self.anchor_ids is not None and self.candidate_ids is not None:
             same = self.anchor_ids[:, None] == self.candidate_ids[None, :]
             never = same if never is None else never | same
@@ -94,7 +102,7 @@ class Relation:
         return replace(
             self,
             kinship=self.kinship.take(rows),
-            own=None if self.own is None else self.own[rows],
+            own_columns=None if self.own is None else self.own[rows],
             anchor_ids=None if self.anchor_ids is None else self.anchor_ids[rows],
             rows=rows if self.rows is None else self.rows[rows],
             symmetric=False,
@@ -108,7 +116,7 @@ class Relation:
         return replace(
             self,
             kinship=self.kinship.among(some),
-            own=own,
+            own_columns=own,
             candidate_ids=None if self.candidate_ids is None else self.candidate_ids[some],
             symmetric=False,
         )

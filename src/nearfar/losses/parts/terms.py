@@ -54,7 +54,7 @@ class Terms:
         if how == "tilted":
             return self._tilted(self._weights(weights), tilt)
         if weights is None and how in ("sum", "mean"):
-            return self.total.sum() if how == "sum" else self.total.sum() / max(1, len(self.total))
+            return self.total.mean() if how == "mean" and self.total.numel() else self.total.sum()
         value, share = self.fraction(how, weights)
         return value if how == "sum" else value / share.masked_fill(share == 0, 1.0)
 
@@ -91,18 +91,20 @@ class Values(Terms):
     """One value for each anchor: a term where the anchor has what the loss needs.
 
     Attributes:
-        valid: says which anchors have; asked where it matters.
+        valid: says which anchors have, from their values; asked where it matters.
     """
 
-    valid: Callable[[], Bool[Tensor, " anchor"]]
+    valid: Callable[[Tensor], Bool[Tensor, " anchor"]]
 
-    def __init__(self, total: Float[Tensor, " anchor"], valid: Callable[[], Bool[Tensor, " anchor"]]) -> None:
+    def __init__(
+        self, total: Float[Tensor, " anchor"], valid: Callable[[Tensor], Bool[Tensor, " anchor"]]
+    ) -> None:
         self.__dict__.update(total=total, valid=valid)
 
     @cached_property
     def count(self) -> Float[Tensor, " anchor"]:  # pyrefly: ignore[bad-override]
         """1 where the value counts, else 0."""
-        return self.valid().to(self.total.dtype)
+        return self.valid(self.total.detach()).to(self.total.dtype)
 
     @cached_property
     def active(self) -> Float[Tensor, " anchor"]:  # pyrefly: ignore[bad-override]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,22 +16,32 @@ from nearfar.similarity.reductions import (
     Count,
     LogSumExp,
     Reduction,
+    Sum,
     Threshold,
     threshold_of,
 )
 
+STEEPEST = 35.0
+"""Scale up to which e^(a (s - 1)) of a cosine is an ordinary number of float32, as are sums of it."""
 
-@dataclass(frozen=True, eq=False)
+
+TINIEST = 1e-36
+"""Less than any sum of such powers."""
+
+
+@dataclass(eq=False)
 class Asked:
     """A reduction of each row, over the columns that are not left out.
 
     Attributes:
         negated: of -s in place of s.
+        bounded: whether s is a cosine, so that no power needs another shift than another.
     """
 
     reduction: Reduction
     left_out: Bool[Tensor, "row column"]
     negated: bool = False
+    bounded: bool = False
 
     @property
     def threshold(self) -> Threshold:
@@ -43,6 +54,13 @@ class Asked:
         """Whether its slope is known; else it is plain autograd's, or it has none."""
         reduction = self.reduction
         return isinstance(reduction, (LogSumExp, *CURVES)) and not isinstance(reduction, Count)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether one shift serves the powers of all rows: none leaves the ordinary numbers."""
+        r = self.reduction
+        plain = isinstance(r, LogSumExp) and r.floor is None and not self.negated
+        return self.bounded and plain and abs(r.scale) <= STEEPEST  # pyrefly: ignore[missing-attribute]
 
     def plain(self, s: Float[Tensor, "row column"]) -> Tensor:
         """Reduce by plain autograd."""
@@ -64,15 +82,19 @@ class _Reduced(torch.autograd.Function):
     def forward(ctx: Any, s: Tensor, asked: list[Asked], *_: Tensor) -> tuple[Tensor, ...]:
         """Reduce; thresholds are named once more, since they may have a gradient."""
         minus = -s if any(each.negated for each in asked) else None
-        values, kept = [], []
+        values, kept, powers = [], [], {}
         for each in asked:
             of = s if minus is None or not each.negated else minus
             if isinstance(each.reduction, LogSumExp):
-                value, shares, total = _logsumexp(of, each.left_out, each.reduction)
+                if each.is_narrow:
+                    value, shares, total = _narrow(of, each, powers)
+                else:
+                    value, shares, total = _logsumexp(of, each.left_out, each.reduction)
                 kept += [shares, total]
             else:
                 value = curve_of(each.reduction).value(of, each.threshold, torch.empty_like(of))  # pyrefly: ignore
-                value = value.masked_fill(each.left_out, 0.0).sum(1)
+                fresh = not isinstance(each.reduction, Sum)
+                value = (value.masked_fill_ if fresh else value.masked_fill)(each.left_out, 0.0).sum(1)
             values.append(value)
         ctx.save_for_backward(s, minus, *kept)
         ctx.asked = asked
@@ -97,9 +119,15 @@ class _Reduced(torch.autograd.Function):
             g = g[:, None]  # noqa: PLW2901, a column
             if softmax is not None:
                 shares, total = softmax
-                slope = shares * (g * reduction.scale).div_(total.clamp(min=1.0))
+                least = TINIEST if each.is_narrow else 1.0
+                weight = (g * constant(reduction.scale, g.dtype, g.device)).div_(
+                    total.view(-1, 1).clamp(min=least)
+                )
+                slope = shares * weight
                 if reduction.floor is not None:
                     slope.mul_(_slope(of, reduction))
+            elif isinstance(reduction, Sum):
+                slope = g.masked_fill(each.left_out, 0.0)
             else:
                 slope = curve_of(reduction).slope(of, each.threshold, torch.empty_like(of))
                 slope.masked_fill_(each.left_out, 0.0).mul_(g)
@@ -111,11 +139,19 @@ class _Reduced(torch.autograd.Function):
         return ds, None, *slopes
 
 
+@cache
+def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a number as a tensor, made once: a plain number would be converted every time."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor(value, dtype=dtype, device=device)
+
+
 def _logsumexp(
     s: Tensor, left_out: Tensor, reduction: LogSumExp
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row column"], Float[Tensor, "row 1"]]:
     """Return log Σ e^z, each e^z over the largest, and their sums, 1 or more where there are any."""
-    z = s * reduction.scale if not reduction.shift else (s - reduction.shift).mul_(reduction.scale)
+    start = constant(-reduction.scale * reduction.shift, s.dtype, s.device)
+    z = torch.add(start, s, alpha=reduction.scale)
     if reduction.floor is not None:
         z.mul_((s - reduction.floor).clamp_(min=0.0))
     z.masked_fill_(left_out, -torch.inf)
@@ -124,6 +160,24 @@ def _logsumexp(
     top.clamp_(min=torch.finfo(z.dtype).min)
     total = z.sub_(top).exp_().sum(1, keepdim=True)
     return (total.log() + top).squeeze(1), z, total
+
+
+def _narrow(s: Tensor, asked: Asked, powers: dict[float, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same of cosines, all powers over that of 1 (or -1), whatever the largest of a row.
+
+    Args:
+        powers: those that are known, by scale; others are added.
+    """
+    reduction = asked.reduction
+    assert isinstance(reduction, LogSumExp)
+    end = 1.0 if reduction.scale > 0 else -1.0
+    if reduction.scale not in powers:
+        start = constant(-reduction.scale * end, s.dtype, s.device)
+        powers[reduction.scale] = torch.add(start, s, alpha=reduction.scale).exp_()
+    shares = powers[reduction.scale].masked_fill(asked.left_out, 0.0)
+    total = shares.sum(1)
+    start = constant(reduction.scale * (end - reduction.shift), s.dtype, s.device)
+    return total.log().add_(start), shares, total
 
 
 def _slope(s: Tensor, reduction: LogSumExp) -> Tensor:

@@ -27,10 +27,11 @@ class DenseBlock:
         measure: Measure,
         relation: Relation,
         stored: Stored | None = None,
+        length: Float[Tensor, "anchor 1"] | None = None,
     ) -> None:
         candidates = whole(candidates, stored)
         x, y = full_precision(anchors), None if candidates is anchors else full_precision(candidates)
-        self._given, self._unit = (x, y), measure == "cosine"
+        self._given, self._unit, self._length = (x, y), measure == "cosine", length
         self.measure: Measure = measure
         self.relation = relation
 
@@ -59,7 +60,7 @@ class DenseBlock:
     def _compared(self) -> tuple[Tensor, Tensor, Tensor]:
         x, y = self._given
         if is_product(self.measure):
-            return products(x, y, unit=self._unit)
+            return products(x, y, unit=self._unit, length=self._length)
         other = x if y is None else y
         return between(x, other, self.measure), x, other
 
@@ -116,7 +117,10 @@ class DenseBlock:
     ) -> tuple[Tensor, ...]:
         """Reduce negatives per anchor, and what is asked of positives, in one operation."""
         out = self.left_out(interval)
-        return tuple(reduced(self.matrix, [*(Asked(r, out) for r in negatives), *positives]))
+        bounded = self.measure == "cosine" and self._unit
+        for asked in positives:
+            asked.bounded = bounded
+        return tuple(reduced(self.matrix, [*(Asked(r, out, bounded=bounded) for r in negatives), *positives]))
 
     def _one(self, s: Tensor, out: Tensor, owners: Tensor, reduction: Reduction) -> Tensor:
         if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
@@ -126,12 +130,8 @@ class DenseBlock:
     def scaled(self, factor: float | Float[Tensor, ""]) -> "DenseBlock":
         """Return the same comparisons with every similarity times ``factor``, of the same vectors."""
         block = object.__new__(DenseBlock)
-        block.measure, block.relation, block._unit, block._given = (
-            self.measure,
-            self.relation,
-            self._unit,
-            self._given,
-        )
+        block.measure, block.relation = self.measure, self.relation
+        block._given, block._unit, block._length = self._given, self._unit, self._length
         s, u, v = self._compared
         block._compared = (s * factor, u, v)
         return block
@@ -140,7 +140,8 @@ class DenseBlock:
         self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
     ) -> "DenseBlock":
         block = object.__new__(DenseBlock)
-        block.measure, block.relation, block._unit = self.measure, self.relation, False
+        block.measure, block.relation = self.measure, self.relation
+        block._unit, block._length = False, None
         if change is Tensor.detach:
             s, u, v = self._compared
             one = u.detach()

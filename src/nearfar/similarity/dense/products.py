@@ -13,7 +13,13 @@ Compared = tuple[Tensor, Tensor, Tensor]
 """(S [row, column], rows and columns as they are compared)"""
 
 
-def products(x: Float[Tensor, "row dim"], y: Float[Tensor, "column dim"] | None, *, unit: bool) -> Compared:
+def products(
+    x: Float[Tensor, "row dim"],
+    y: Float[Tensor, "column dim"] | None,
+    *,
+    unit: bool,
+    length: Float[Tensor, "row 1"] | None = None,
+) -> Compared:
     """Return the products of rows with rows, and the vectors that they are of.
 
         u_i = x_i / |x_i|,  S = u vᵀ,  du = G v,  dv = Gᵀ u,  dx_i = (du_i - u_i <u_i, du_i>) / |x_i|
@@ -23,18 +29,21 @@ def products(x: Float[Tensor, "row dim"], y: Float[Tensor, "column dim"] | None,
     Args:
         x, y: float32 or float64; None compares rows with each other.
         unit: scale rows to unit length first.
+        length: of the rows of ``x``, where they are known and no number is near its end.
     """
     if torch.compiler.is_compiling():
         return _plain(x, y, unit)
-    s, u, v = _Products.apply(x, y, unit)  # pyrefly: ignore
+    s, u, v = _Products.apply(x, y, unit, length)  # pyrefly: ignore
     return s, u, u if v is None else v
 
 
 class _Products(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor | None, unit: bool) -> tuple[Tensor | None, ...]:
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor | None, unit: bool, length: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         work = torch.float64 if few(x, x if y is None else y) else x.dtype
-        u, inverse = _prepared(x, unit, work)
+        u, inverse = _prepared(x, unit, work, length)
         v, other = (None, None) if y is None else _prepared(y, unit, work)
         ctx.save_for_backward(x, y, u, v, inverse, other)
         ctx.unit = unit
@@ -46,26 +55,35 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (x, y, u, v, inverse, other), (gs, gu, gv) = ctx.saved_tensors, grad_outputs
         if torch.is_grad_enabled():  # for a gradient of the gradient
-            return *_differentiable(x, y, ctx.unit, grad_outputs), None
+            return *_differentiable(x, y, ctx.unit, grad_outputs), None, None
         g = None if gs is None else gs.to(u.dtype)
         if v is None:
-            return _back(None if g is None else (g + g.mT) @ u, gu, u, inverse, x), None, None
+            return _back(None if g is None else (g + g.mT) @ u, gu, u, inverse, x), None, None, None
         dx = dy = None
         if ctx.needs_input_grad[0]:
             dx = _back(None if g is None else g @ v, gu, u, inverse, x)
         if ctx.needs_input_grad[1]:
             dy = _back(None if g is None else g.mT @ u, gv, v, other, y)
-        return dx, dy, None
+        return dx, dy, None, None
 
 
-def _prepared(x: Tensor, unit: bool, work: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def row_lengths(x: Float[Tensor, "row dim"]) -> Float[Tensor, "row 1"]:
+    """Return the length of each row, in float64, without gradient; NaN or infinite where a number is."""
+    if x.dtype == torch.float32:  # whose squares neither overflow nor vanish in float64
+        return torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True, dtype=torch.float64)
+    return lengths(x.detach())[:, None]
+
+
+def _prepared(
+    x: Tensor, unit: bool, work: torch.dtype, length: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Return rows as they are compared, and what they were multiplied with: 0 for a zero row."""
     if not unit:
         return x.to(work), None
-    if x.dtype == torch.float32:  # whose squares neither overflow nor vanish in float64
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64)
-    else:
-        length = lengths(x)[:, None]
+    if length is not None:
+        inverse = length.to(work).reciprocal()
+        return x * inverse, inverse
+    length = row_lengths(x)
     inverse = length.reciprocal_().nan_to_num_(torch.nan, 0.0, 0.0)
     return (x * inverse).to(work), inverse
 
@@ -84,7 +102,7 @@ def _back(
     if pull is None or inverse is None:
         return pull if pull is None else pull.to(like.dtype)
     along = (pull * unit).sum(1, keepdim=True)
-    return (torch.addcmul(pull, unit, along, value=-1.0) * inverse).to(like.dtype)
+    return torch.addcmul(pull, unit, along, value=-1.0).mul_(inverse).to(like.dtype)
 
 
 def _plain(x: Tensor, y: Tensor | None, unit: bool) -> Compared:
