@@ -235,10 +235,11 @@ class PositiveTable(Positives):
         """Return reductions of the similarities, for each anchor."""
         return reduced(self._all, self.asked(reductions))
 
-    def asked(self, reductions: Sequence[Reduction | Negated]) -> list[Asked]:
-        """Return what is asked of a row of similarities."""
+    def asked(self, reductions: Sequence[Reduction | Negated], *, bounded: bool = False) -> list[Asked]:
+        """Return what is asked of a row of similarities, which are cosines where they are ``bounded``."""
+        absent = self.absent
         return [
-            Asked(r.of, self.absent, negated=True) if isinstance(r, Negated) else Asked(r, self.absent)
+            Asked(r.of, absent, negated=True) if isinstance(r, Negated) else Asked(r, absent, bounded=bounded)
             for r in reductions
         ]
 

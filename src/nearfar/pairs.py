@@ -228,7 +228,8 @@ class Pairs:
             kept = self.positives
             if isinstance(kept, PositiveTable) and kept.columns is None:
                 assert isinstance(self.block, DenseBlock)
-                found = self.block.both(self.interval, negatives, kept.asked(positives))
+                asked = kept.asked(positives, bounded=self.block.is_cosine)
+                found = self.block.both(self.interval, negatives, asked)
                 return found[: len(negatives)], found[len(negatives) :]
         streamed = self.stream(*negatives) if negatives else ()
         return streamed, tuple(self.positives.reduced(positives, len(self)))
@@ -268,6 +269,11 @@ class Pairs:
             above=None if above is None else above.detach(), below=None if below is None else below.detach()
         )
         return Pairs(self.block, kept, self.interval.intersect(bounds), chosen, against)
+
+    @cached_property
+    def plain(self) -> "Pairs":
+        """The same comparisons without gradient, for what is counted."""
+        return self.detach()
 
     def detach(self) -> "Pairs":
         """Return the same comparisons without gradient."""

@@ -68,21 +68,23 @@ class Loss(General):
         Raises:
             NearfarError: if shapes or types do not fit.
         """
-        more = (candidates, candidate_labels, weights, ids, candidate_ids, memory)
-        if isinstance(labels, Tensor) and all(x is None for x in more) and self._is_small(embeddings, labels):
-            return self._at_once(embeddings, labels)
-        batch = Batch(embeddings, labels, *more[:-1])
+        alone = candidates is None and candidate_labels is None and candidate_ids is None and memory is None
+        if alone and weights is None and ids is None and self._is_small(embeddings, labels):
+            return self._at_once(embeddings, labels)  # pyrefly: ignore[bad-argument-type]
+        batch = Batch(embeddings, labels, candidates, candidate_labels, weights, ids, candidate_ids)
         if lacks_float64(embeddings):
             return computed_nearby(self, batch, memory)
         return self.compared(batch, memory)
 
-    def _is_small(self, x: Tensor, labels: Tensor) -> bool:
+    def _is_small(self, x: Tensor, labels: Labels) -> bool:
         """Whether embeddings and classes fit each other, and all similarities fit into memory.
 
         What does not fit, or comes with more, goes the general way, which says what is wrong.
         """
         return (
-            isinstance(x, Tensor)
+            self._plain
+            and isinstance(x, Tensor)
+            and isinstance(labels, Tensor)
             and x.ndim == 2
             and labels.ndim == 1
             and x.dtype in FLOATS
@@ -90,7 +92,6 @@ class Loss(General):
             and len(x) == len(labels)
             and x.device == labels.device
             and x.layout == torch.strided
-            and self._plain
             and choose(self.backend, len(x), len(x)) is DenseBlock
             and not (self.across_ranks and world_size() > 1)
         )

@@ -37,7 +37,7 @@ class Statistics:
         first, *rest = (part.detach() for part in parts)
         for part in rest:
             first = Terms(first.total + part.total, first.count + part.count, first.active + part.active)
-        return cls(first, None if pairs is None else pairs.detach(), mined, verdict)
+        return cls(first, None if pairs is None else pairs.plain, mined, verdict)
 
     @cached_property
     def active(self) -> Float[Tensor, ""]:

@@ -2,6 +2,8 @@
 
 from typing import Literal, get_args
 
+from torch import Tensor
+
 from nearfar.errors import NearfarError
 from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
@@ -62,20 +64,28 @@ def contrastive(
     near, far = _margins(pairs.measure, positive_margin, negative_margin)
     hinge = SquaredHingeSum(far) if squared else HingeSum(far)
     lack = Negated(SquaredHingeSum(-near) if squared else HingeSum(-near))
-    (beyond, active, negatives), (short, lacking) = pairs.both(
-        [hinge, Count(above=far), Count()], [lack, Negated(Count(above=-near))]
-    )
+    (beyond,), (short,) = pairs.both([hinge], [lack])
+    plain = pairs.plain
+
+    def lacking() -> Tensor:
+        return plain.both([], [Negated(Count(above=-near))])[1][0]
+
+    def passing() -> Tensor:
+        return plain.stream(Count(above=far))[0]
+
     if squared:
         short, beyond = short / 2, beyond / 2
     if whole:
-        beyond = beyond + far * active
-    pull = Terms(total=short, count=pairs.positive_count, active=lacking)
-    push = Terms(total=beyond, count=negatives, active=active)
+        beyond = beyond + far * passing()
+    pull = Terms.counted(short, lambda: plain.positive_count, lacking)
+    push = Terms.counted(beyond, lambda: plain.stream(Count())[0], passing)
     if balance == "batch":
         return pull, push
     if balance == "anchor":
         pull, push = _averaged(pull), _averaged(push)
-    return Terms(pull.total + push.total, pull.count + push.count, pull.active + push.active)
+    return Terms.counted(
+        pull.total + push.total, lambda: pull.count + push.count, lambda: pull.active + push.active
+    )
 
 
 def _averaged(terms: Terms) -> Terms:

@@ -26,6 +26,15 @@ class Terms:
     count: Float[Tensor, " anchor"]
     active: Float[Tensor, " anchor"]
 
+    @staticmethod
+    def counted(
+        total: Float[Tensor, " anchor"],
+        count: Callable[[], Float[Tensor, " anchor"]],
+        active: Callable[[], Float[Tensor, " anchor"]],
+    ) -> "Terms":
+        """Return terms that are counted where it matters; see ``Pairs.plain`` for what to count without gradient."""
+        return _Counted(total, count, active)
+
     def detach(self) -> "Terms":
         """Return the same terms without gradient."""
         return Terms(*(x.detach() if x.requires_grad else x for x in (self.total, self.count, self.active)))
@@ -114,3 +123,19 @@ class Values(Terms):
     def detach(self) -> "Values":
         """Return the same values without gradient."""
         return Values(self.total.detach(), self.valid)
+
+
+class _Counted(Terms):
+    def __init__(self, total: Tensor, count: Callable[[], Tensor], active: Callable[[], Tensor]) -> None:
+        self.__dict__.update(total=total, _count=count, _active=active)
+
+    @cached_property
+    def count(self) -> Tensor:  # pyrefly: ignore[bad-override]
+        return self.__dict__["_count"]()
+
+    @cached_property
+    def active(self) -> Tensor:  # pyrefly: ignore[bad-override]
+        return self.__dict__["_active"]()
+
+    def detach(self) -> Terms:
+        return _Counted(self.total.detach(), self.__dict__["_count"], self.__dict__["_active"])

@@ -1,7 +1,6 @@
 """The reductions over a matrix of similarities in memory, each with its slope dL/dS in closed form."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -29,73 +28,86 @@ TINIEST = 1e-36
 """Less than any sum of such powers."""
 
 
-@dataclass(eq=False)
 class Asked:
     """A reduction of each row, over the columns that are not left out.
 
     Attributes:
         negated: of -s in place of s.
-        bounded: whether s is a cosine, so that no power needs another shift than another.
+        threshold: what similarities are compared with, in a column where each row has its own.
+        kind: "log" or "curve" where its slope is known; else it is plain autograd's, or it has none.
+        narrow: whether one shift serves the powers of all rows, so that none leaves the ordinary numbers.
     """
 
-    reduction: Reduction
-    left_out: Bool[Tensor, "row column"]
-    negated: bool = False
-    bounded: bool = False
+    __slots__ = ("kind", "left_out", "narrow", "negated", "reduction", "threshold")
+
+    def __init__(
+        self,
+        reduction: Reduction,
+        left_out: Bool[Tensor, "row column"],
+        negated: bool = False,
+        bounded: bool = False,
+    ) -> None:
+        """Ask.
+
+        Args:
+            bounded: whether s is a cosine.
+        """
+        self.reduction, self.left_out, self.negated = reduction, left_out, negated
+        self.narrow, self.threshold = False, 0.0
+        if isinstance(reduction, LogSumExp):
+            self.kind = "log"
+            self.narrow = (
+                bounded and not negated and reduction.floor is None and abs(reduction.scale) <= STEEPEST
+            )
+        else:
+            self.kind = "curve" if isinstance(reduction, CURVES) and not isinstance(reduction, Count) else ""
+            self.threshold = threshold_of(reduction)
 
     @property
-    def threshold(self) -> Threshold:
-        """What similarities are compared with, in a column where each row has its own."""
-        threshold = threshold_of(self.reduction)
-        return threshold[:, None] if isinstance(threshold, Tensor) and threshold.ndim else threshold
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether its slope is known; else it is plain autograd's, or it has none."""
-        reduction = self.reduction
-        return isinstance(reduction, (LogSumExp, *CURVES)) and not isinstance(reduction, Count)
-
-    @property
-    def is_narrow(self) -> bool:
-        """Whether one shift serves the powers of all rows: none leaves the ordinary numbers."""
-        r = self.reduction
-        plain = isinstance(r, LogSumExp) and r.floor is None and not self.negated
-        return self.bounded and plain and abs(r.scale) <= STEEPEST  # pyrefly: ignore[missing-attribute]
+    def column(self) -> Threshold:
+        """The threshold in a column."""
+        t = self.threshold
+        return t[:, None] if isinstance(t, Tensor) and t.ndim else t
 
     def plain(self, s: Float[Tensor, "row column"]) -> Tensor:
         """Reduce by plain autograd."""
-        return reduce(-s if self.negated else s, ~self.left_out, self.reduction, threshold_of(self.reduction))
+        if isinstance(self.reduction, Count):
+            there = (-s if self.negated else s) > self.column
+            return (there & ~self.left_out).sum(1, dtype=s.dtype)
+        return reduce(-s if self.negated else s, ~self.left_out, self.reduction, self.threshold)
 
 
 def reduced(s: Float[Tensor, "row column"], asked: Sequence[Asked]) -> list[Tensor]:
     """Return each reduction of the rows of ``s``, all in one operation; the same as ``reduce``."""
     if torch.compiler.is_compiling():
         return [each.plain(s) for each in asked]
-    closed = [each for each in asked if each.is_closed]
-    thresholds = [t for each in closed if isinstance(t := threshold_of(each.reduction), Tensor)]
-    found = iter(_Reduced.apply(s, closed, *thresholds) if closed else ())  # pyrefly: ignore
-    return [next(found) if each.is_closed else each.plain(s) for each in asked]
+    closed = [each for each in asked if each.kind]
+    if not closed:
+        return [each.plain(s) for each in asked]
+    thresholds = [each.threshold for each in closed if isinstance(each.threshold, Tensor)]
+    found = iter(_Reduced.apply(s, closed, *thresholds))  # pyrefly: ignore
+    return [next(found) if each.kind else each.plain(s) for each in asked]
 
 
 class _Reduced(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, s: Tensor, asked: list[Asked], *_: Tensor) -> tuple[Tensor, ...]:
         """Reduce; thresholds are named once more, since they may have a gradient."""
-        minus = -s if any(each.negated for each in asked) else None
+        minus: Tensor | None = None
         values, kept, powers = [], [], {}
         for each in asked:
-            of = s if minus is None or not each.negated else minus
-            if isinstance(each.reduction, LogSumExp):
-                if each.is_narrow:
-                    value, shares, total = _narrow(of, each, powers)
-                else:
-                    value, shares, total = _logsumexp(of, each.left_out, each.reduction)
-                kept += [shares, total]
+            of, reduction = s, each.reduction
+            if each.negated:
+                of = minus = -s if minus is None else minus
+            if isinstance(reduction, LogSumExp):
+                made = _narrow(of, each, powers) if each.narrow else _logsumexp(of, each.left_out, reduction)
+                values.append(made[0])
+                kept += made[1:]
+            elif isinstance(reduction, Sum):
+                values.append(of.masked_fill(each.left_out, 0.0).sum(1))
             else:
-                value = curve_of(each.reduction).value(of, each.threshold, torch.empty_like(of))  # pyrefly: ignore
-                fresh = not isinstance(each.reduction, Sum)
-                value = (value.masked_fill_ if fresh else value.masked_fill)(each.left_out, 0.0).sum(1)
-            values.append(value)
+                value = curve_of(reduction).value(of, each.column, torch.empty_like(of))  # pyrefly: ignore
+                values.append(value.masked_fill_(each.left_out, 0.0).sum(1))
         ctx.save_for_backward(s, minus, *kept)
         ctx.asked = asked
         ctx.set_materialize_grads(False)
@@ -106,33 +118,28 @@ class _Reduced(torch.autograd.Function):
         s, minus, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _differentiable(ctx, s, grad_outputs)
-        of_softmax = iter(kept)
-        ds: Tensor | None = None
-        slopes = []
+        place, ds, slopes = 0, None, []
         for each, g in zip(ctx.asked, grad_outputs, strict=True):
-            reduction, of = each.reduction, minus if each.negated else s
-            softmax = (next(of_softmax), next(of_softmax)) if isinstance(reduction, LogSumExp) else None
-            threshold = threshold_of(reduction)
+            reduction, has_threshold = each.reduction, isinstance(each.threshold, Tensor)
             if g is None:
-                slopes += [None] * isinstance(threshold, Tensor)
+                slopes += [None] * has_threshold
+                place += 2 * (each.kind == "log")
                 continue
-            g = g[:, None]  # noqa: PLW2901, a column
-            if softmax is not None:
-                shares, total = softmax
-                least = TINIEST if each.is_narrow else 1.0
-                weight = (g * constant(reduction.scale, g.dtype, g.device)).div_(
-                    total.view(-1, 1).clamp(min=least)
-                )
-                slope = shares * weight
+            of, g = minus if each.negated else s, g[:, None]  # noqa: PLW2901, a column
+            if isinstance(reduction, LogSumExp):
+                shares, total = kept[place], kept[place + 1]
+                place += 2
+                scale = constant(reduction.scale, g.dtype, g.device)
+                slope = shares * (g * scale).div_(total.clamp(min=TINIEST if each.narrow else 1.0))
                 if reduction.floor is not None:
                     slope.mul_(_slope(of, reduction))
             elif isinstance(reduction, Sum):
                 slope = g.masked_fill(each.left_out, 0.0)
             else:
-                slope = curve_of(reduction).slope(of, each.threshold, torch.empty_like(of))
+                slope = curve_of(reduction).slope(of, each.column, torch.empty_like(of))
                 slope.masked_fill_(each.left_out, 0.0).mul_(g)
-            if isinstance(threshold, Tensor):
-                slopes.append(slope.sum(1).neg_().sum_to_size(threshold.shape))
+            if has_threshold:
+                slopes.append(slope.sum(1).neg_().sum_to_size(each.threshold.shape))
             if each.negated:
                 slope.neg_()
             ds = slope if ds is None else ds.add_(slope)
@@ -175,9 +182,9 @@ def _narrow(s: Tensor, asked: Asked, powers: dict[float, Tensor]) -> tuple[Tenso
         start = constant(-reduction.scale * end, s.dtype, s.device)
         powers[reduction.scale] = torch.add(start, s, alpha=reduction.scale).exp_()
     shares = powers[reduction.scale].masked_fill(asked.left_out, 0.0)
-    total = shares.sum(1)
+    total = shares.sum(1, keepdim=True)
     start = constant(reduction.scale * (end - reduction.shift), s.dtype, s.device)
-    return total.log().add_(start), shares, total
+    return total.log().add_(start).squeeze(1), shares, total
 
 
 def _slope(s: Tensor, reduction: LogSumExp) -> Tensor:
@@ -189,7 +196,7 @@ def _slope(s: Tensor, reduction: LogSumExp) -> Tensor:
 
 def _differentiable(ctx: Any, s: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Return the slopes so that they have a gradient of their own, by plain autograd."""
-    thresholds = [t for each in ctx.asked if isinstance(t := threshold_of(each.reduction), Tensor)]
+    thresholds = [each.threshold for each in ctx.asked if isinstance(each.threshold, Tensor)]
     wanted = [x for x in (s, *thresholds) if x.requires_grad]
     outputs = [(each.plain(s), g) for each, g in zip(ctx.asked, gradients, strict=True) if g is not None]
     values, slopes = zip(*outputs, strict=True)

@@ -56,6 +56,11 @@ class DenseBlock:
         x, y = self._given
         return self._compared[2] if self._unit else x if y is None else y
 
+    @property
+    def is_cosine(self) -> bool:
+        """Whether similarities lie from -1 to 1."""
+        return self._unit
+
     @cached_property
     def _compared(self) -> tuple[Tensor, Tensor, Tensor]:
         x, y = self._given
@@ -117,10 +122,9 @@ class DenseBlock:
     ) -> tuple[Tensor, ...]:
         """Reduce negatives per anchor, and what is asked of positives, in one operation."""
         out = self.left_out(interval)
-        bounded = self.measure == "cosine" and self._unit
-        for asked in positives:
-            asked.bounded = bounded
-        return tuple(reduced(self.matrix, [*(Asked(r, out, bounded=bounded) for r in negatives), *positives]))
+        return tuple(
+            reduced(self.matrix, [*[Asked(r, out, bounded=self._unit) for r in negatives], *positives])
+        )
 
     def _one(self, s: Tensor, out: Tensor, owners: Tensor, reduction: Reduction) -> Tensor:
         if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
