@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfar.cli import completion
-from nearfar.cli.app import app
+from nearfar.cli.root import app
 from nearfar.cli.show import Steps, print_grid, print_json, say
 from nearfar.errors import NearfarError
 
