@@ -15,7 +15,18 @@ SOURCE = Path(nearfar.__file__).parent
 # Lower layers first. A module may import from its own layer and from those below it.
 LAYERS = [
     ["elsewhere"],
-    ["errors", "files", "checksum", "missing", "numbers", "printable", "toml", "registered", "distributed"],
+    [
+        "errors",
+        "cache",
+        "files",
+        "checksum",
+        "missing",
+        "numbers",
+        "printable",
+        "toml",
+        "registered",
+        "distributed",
+    ],
     ["similarity"],
     ["inputs"],
     ["kept"],

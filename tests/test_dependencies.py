@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "nearfar"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Tests and scripts import each other and nearfar by these.
-OWN = {"nearfar", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+OWN = {"nearfar", "packs", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
 
 
 def name_of(requirement: str) -> str:
@@ -67,7 +67,7 @@ def test_what_the_package_imports_is_a_dependency_or_of_the_extra_that_it_names(
 
 
 @pytest.mark.parametrize(
-    ("folder", "extra"), [("tests", "dev"), ("examples", "dev"), ("benchmarks", "bench")]
+    ("folder", "extra"), [("packs", "all"), ("tests", "dev"), ("examples", "dev"), ("benchmarks", "bench")]
 )
 def test_what_tests_and_scripts_import_is_of_their_extra(folder, extra):
     declared = CORE | brought_by(extra)
