@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,18 @@ SOURCE = Path(nearfar.__file__).parent
 # Lower layers first. A module may import from its own layer and from those below it.
 LAYERS = [
     ["elsewhere"],
-    ["errors", "files", "checksum", "missing", "numbers", "printable", "toml", "registered", "distributed"],
+    [
+        "errors",
+        "cache",
+        "files",
+        "checksum",
+        "missing",
+        "numbers",
+        "printable",
+        "toml",
+        "registered",
+        "distributed",
+    ],
     ["similarity"],
     ["inputs"],
     ["kept"],
@@ -37,32 +49,57 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
+FILES = {
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+    if path != SOURCE / "__init__.py"
+}
+
+
 def imports(path: Path) -> set[str]:
-    """Top-level parts of nearfar that a file imports anywhere."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nearfar."):
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.ImportFrom) and node.module == "nearfar":
-            found |= {alias.name for alias in node.names if alias.name in LEVEL}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nearfar.")}
-    return found
+    """Files of nearfar that a file imports anywhere, in a function too, but not for types alone."""
+    found, left = set(), [ast.parse(path.read_text())]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            left += node.orelse
+            continue
+        left += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else node.module for name in names}
+    return found & FILES.keys()
 
 
-FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+IMPORTS = {module: imports(path) for module, path in FILES.items()}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_point_one_way(path):
-    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    wrong = {other for other in imports(path) if LEVEL[other] > LEVEL[own]}
-    assert not wrong, f"{own} must not import {wrong}"
+def part(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_imports_point_one_way():
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        for other in sorted(others)
+        if LEVEL[part(other)] > LEVEL[part(module)]
+    ]
+    assert wrong == []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(" is imported by ".join(error.args[1]))
 
 
 def test_only_distributed_talks_to_torch_distributed():
-    users = {p.relative_to(SOURCE).as_posix() for p in FILES if "import torch.distributed" in p.read_text()}
-    assert {user.split("/")[0] for user in users} <= {"distributed"}
+    users = [module for module, path in FILES.items() if "import torch.distributed" in path.read_text()]
+    assert {part(module) for module in users} == {"distributed"}
 
 
 def run(code: str) -> str:

@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "nearfar"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Tests and scripts import each other and nearfar by these.
-OWN = {"nearfar", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+OWN = {"nearfar", "packs", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
 
 
 def name_of(requirement: str) -> str:
@@ -54,18 +54,20 @@ def distributions(package: str) -> set[str]:
 
 INSTALLED = packages_distributions()
 CORE = {name_of(requirement) for requirement in PROJECT["dependencies"]}
-FILES = sorted(SOURCE.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
-def test_what_the_package_imports_is_a_dependency_or_of_the_extra_that_it_names(path):
-    for package, extra in imported(path).items():
-        declared = CORE | (brought_by(extra) if extra else brought_by("bench"))
-        assert distributions(package) & declared, f"{package} is not in {extra or 'any extra'}"
+def test_what_the_package_imports_is_a_dependency_or_of_the_extra_that_it_names():
+    undeclared = [
+        f"{path.relative_to(SOURCE)} imports {package}, which is not in {extra or 'any extra'}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        for package, extra in imported(path).items()
+        if not distributions(package) & (CORE | brought_by(extra or "bench"))
+    ]
+    assert undeclared == []
 
 
 @pytest.mark.parametrize(
-    ("folder", "extra"), [("tests", "dev"), ("examples", "dev"), ("benchmarks", "bench")]
+    ("folder", "extra"), [("packs", "all"), ("tests", "dev"), ("examples", "dev"), ("benchmarks", "bench")]
 )
 def test_what_tests_and_scripts_import_is_of_their_extra(folder, extra):
     declared = CORE | brought_by(extra)

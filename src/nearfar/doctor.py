@@ -7,9 +7,8 @@ import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 
-EXTRAS = ("train", "packs")
+from nearfar.cache import cache_folder
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,12 @@ class Finding:
 
 def examine(*, quick: bool = False) -> list[Finding]:
     """Look at Python, packages, programs, disk and, unless ``quick``, at torch and its devices."""
-    return [_python(), *_packages(), *_programs(), _cache(), *([] if quick else _torch())]
+    from nearfar.data.packs.builders import builders_are_here
+
+    findings = [_python(), _packages("train")]
+    if builders_are_here():
+        findings += [_packages("packs"), *_programs()]
+    return [*findings, _cache(), *([] if quick else _torch())]
 
 
 def _python() -> Finding:
@@ -47,19 +51,11 @@ def packages_of(extra: str) -> list[str]:
     return [re.match(r"[\w.-]+", package.strip())[0] for package in asked]  # pyrefly: ignore
 
 
-def _packages() -> list[Finding]:
-    findings = []
-    for extra in EXTRAS:
-        missing = [name for name in packages_of(extra) if _version(name) is None]
-        findings.append(
-            Finding(
-                f"nearfar[{extra}]",
-                "all packages are installed" if not missing else f"missing: {', '.join(missing)}",
-                not missing,
-                f"pip install 'nearfar[{extra}]'" if missing else "",
-            )
-        )
-    return findings
+def _packages(extra: str) -> Finding:
+    missing = [name for name in packages_of(extra) if _version(name) is None]
+    found = "all packages are installed" if not missing else f"missing: {', '.join(missing)}"
+    advice = f"pip install 'nearfar[{extra}]'" if missing else ""
+    return Finding(f"nearfar[{extra}]", found, not missing, advice)
 
 
 def _programs() -> list[Finding]:
@@ -76,9 +72,7 @@ def _programs() -> list[Finding]:
 
 
 def _cache() -> Finding:
-    from nearfar.data.packs.fetch import cache_folder
-
-    folder = Path(cache_folder())
+    folder = cache_folder()
     there = next(place for place in [folder, *folder.parents] if place.exists())
     free = shutil.disk_usage(there).free / 2**30
     good = os.access(there, os.W_OK) and free > 1

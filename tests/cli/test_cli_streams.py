@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.cli import app, show, streams
-from nearfar.cli.app import Notices, run, safe
+from nearfar.cli import show, streams
+from nearfar.cli.app import run
+from nearfar.cli.failures import safe, tell
+from nearfar.cli.notices import Notices
 
 NEARFAR = [sys.executable, "-m", "nearfar"]
 
@@ -157,7 +159,7 @@ def test_sentences_are_short_and_safe(capsys):
     ],
 )
 def test_what_the_system_refuses_is_a_sentence(capsys, error, words):
-    assert app.tell(error) == 1
+    assert tell(error) == 1
     told = capsys.readouterr().err
     assert words in told
     assert "should not happen" not in told

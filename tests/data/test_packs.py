@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nearfar.cache import cache_folder
 from nearfar.data import packs
-from nearfar.data.packs import fetch, registry, store
-from nearfar.data.packs.registry import Pack
+from nearfar.data.packs import builders, registry, store
+from nearfar.data.packs.registry import Pack, Progress
 from nearfar.errors import DataError
 
-Builder = Callable[[Pack, Path, fetch.Progress | None], list[str]]
+Builder = Callable[[Pack, Path, Progress | None], list[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def define(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Builder
     """Add a pack 'toy' with the builder given, and the checksum of ``paint``."""
 
     def add(build: Builder) -> Pack:
-        module = ModuleType("nearfar.data.packs.toy")
+        module = ModuleType("packs.toy")
         module.build = build  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
         example = tmp_path / "example"
@@ -72,6 +73,17 @@ def test_names_and_definitions_need_no_build(cache: Path) -> None:
 def test_an_unknown_pack_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(DataError, match=r"no pack named 'object'.* Did you mean 'objects'\?"):
         packs.load("object")
+
+
+def test_an_installed_nearfar_says_where_the_builders_are(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builders, "CHECKOUT", tmp_path)
+    with pytest.raises(
+        DataError, match=r"its builder is part of the source repository .* data emoji --build$"
+    ):
+        packs.load("emoji")
+    assert len(packs.load("objects")) == 1400
 
 
 def test_objects_are_what_is_published() -> None:
@@ -109,7 +121,7 @@ def test_pixels_alone_find_four_in_ten_objects() -> None:
 def test_the_second_load_builds_nothing(define: Callable[[Builder], Pack]) -> None:
     built = []
 
-    def build(pack: Pack, folder: Path, progress: fetch.Progress | None) -> list[str]:
+    def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
         built.append(pack.name)
         paint(folder)
         return ["a credit"]
@@ -126,7 +138,7 @@ def test_a_stopped_build_leaves_nothing_and_the_next_one_starts_clean(
 ) -> None:
     attempts = []
 
-    def build(pack: Pack, folder: Path, progress: fetch.Progress | None) -> list[str]:
+    def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
         attempts.append(sorted(path.name for path in folder.iterdir()))
         paint(folder)
         if len(attempts) == 1:
@@ -144,7 +156,7 @@ def test_a_stopped_build_leaves_nothing_and_the_next_one_starts_clean(
 
 
 def test_a_pack_with_a_lost_file_is_made_again(define: Callable[[Builder], Pack]) -> None:
-    def build(pack: Pack, folder: Path, progress: fetch.Progress | None) -> list[str]:
+    def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
         paint(folder)
         return []
 
@@ -156,7 +168,7 @@ def test_a_pack_with_a_lost_file_is_made_again(define: Callable[[Builder], Pack]
 
 
 def test_other_pixels_than_the_published_ones_warn(define: Callable[[Builder], Pack]) -> None:
-    def build(pack: Pack, folder: Path, progress: fetch.Progress | None) -> list[str]:
+    def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
         paint(folder, shade=9)
         return []
 
@@ -168,7 +180,7 @@ def test_other_pixels_than_the_published_ones_warn(define: Callable[[Builder], P
 def test_two_at_once_build_once(define: Callable[[Builder], Pack]) -> None:
     built, tables = [], []
 
-    def build(pack: Pack, folder: Path, progress: fetch.Progress | None) -> list[str]:
+    def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
         built.append(1)
         paint(folder)
         return []
@@ -186,7 +198,7 @@ def test_two_at_once_build_once(define: Callable[[Builder], Pack]) -> None:
 def test_another_folder_and_progress_can_be_given(
     define: Callable[[Builder], Pack], tmp_path: Path, cache: Path
 ) -> None:
-    def build(pack: Pack, folder: Path, progress: fetch.Progress | None) -> list[str]:
+    def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
         paint(folder)
         assert progress is not None
         progress(6, 6, "painting")
@@ -212,7 +224,7 @@ def test_what_the_cache_holds_is_what_is_published(name: str, monkeypatch: pytes
     """Reads every pixel of the packs built on this machine; builds none, as that needs the network."""
     monkeypatch.delenv("NEARFAR_CACHE")
     pack = packs.describe(name)
-    place = fetch.cache_folder() / pack.folder
+    place = cache_folder() / pack.folder
     if not (place / "pack.json").is_file():
         pytest.skip(f"the pack {name} is not built here: nearfar data {name} --build")
     table = packs.load(name)

@@ -177,7 +177,7 @@ def test_what_is_no_label_is_said(name, labels) -> None:
 def test_rows_without_a_label_in_retrieval() -> None:
     labels = np.where(np.arange(12) % 4 == 3, -1, LABELS)
     kept = labels != -1
-    with pytest.warns(UserWarning, match=r"3 of 12 labels are -1.*Give unlabelled=-1"):
+    with pytest.warns(UserWarning, match=r"3 of 12 labels are -1.*give the evaluation unlabelled=-1"):
         ev.retrieval(ROWS, labels)
     left = ev.retrieval(ROWS, labels, unlabelled=-1, bootstrap=20)
     wanted = ev.retrieval(ROWS[kept], labels[kept], bootstrap=20)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearfar.cli.app import app
+from nearfar.cli.root import app
 from nearfar.cli.show import Steps, print_grid, print_json, say
 
 if TYPE_CHECKING:

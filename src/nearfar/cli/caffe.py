@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nearfar.cli.app import app
+from nearfar.cli.root import app
 from nearfar.cli.show import print_grid, print_json, say
 from nearfar.errors import DataError
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nearfar.cli import completion
-from nearfar.cli.app import app
+from nearfar.cli.root import app
 from nearfar.cli.show import Steps, print_json, print_wide, say
 from nearfar.errors import NearfarError
 from nearfar.files import write_atomically

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nearfar.cli import completion
-from nearfar.cli.app import app
+from nearfar.cli.root import app
 from nearfar.cli.show import Steps, print_json, say
 from nearfar.errors import ConfigError, DataError, require
 from nearfar.printable import printable

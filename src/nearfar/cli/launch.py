@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from nearfar.cli.app import tell
+from nearfar.cli.failures import tell
 
 Value = TypeVar("Value")
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfar.cli import completion
-from nearfar.cli.app import app
+from nearfar.cli.root import app
 from nearfar.cli.show import Steps, print_grid, print_json, say
 from nearfar.errors import NearfarError
+from nearfar.printable import quoted
 
 if TYPE_CHECKING:
     from nearfar.data import Table
@@ -60,7 +61,6 @@ def models(
     import nearfar
     from nearfar.models import pretrained
     from nearfar.models.backbones import nearest
-    from nearfar.models.description import brief
 
     if install is not None:
         say(f"{install}: {pretrained.install(install)}")
@@ -71,7 +71,7 @@ def models(
         print_json({"backbones": names, "offline": offline})
         return
     if not names:
-        raise NearfarError(f"no backbone matches {brief(pattern)}; {nearest(pattern)}.")
+        raise NearfarError(f"no backbone matches {quoted(pattern)}; {nearest(pattern)}.")
     say("\n".join(names))
     if offline:
         say(

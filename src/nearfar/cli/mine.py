@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nearfar.cli.app import app
 from nearfar.cli.given import Pictures, Run, fetch
+from nearfar.cli.root import app
 from nearfar.cli.show import Steps, print_grid, print_json, say
 
 

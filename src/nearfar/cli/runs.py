@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nearfar.cli import completion
-from nearfar.cli.app import app
 from nearfar.cli.given import Folder, Json, Overrides, Pictures, Run, config_of, config_to_evaluate, fetch
 from nearfar.cli.launch import began_here, by_first, is_restarted, once_a_machine, ranks
+from nearfar.cli.root import app
 from nearfar.cli.searched import search
 from nearfar.cli.show import Steps, print_json, say
 from nearfar.config import Config

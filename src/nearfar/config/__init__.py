@@ -7,11 +7,12 @@ from nearfar.errors import require
 
 require("pydantic", "train")
 
-from nearfar.config.sections import (  # noqa: E402 (the sentence about the missing extra comes first)
+# ruff: noqa: E402 (the sentence about the missing extra comes first)
+from nearfar.config.config import Config
+from nearfar.config.sections import (
     AddedLoss,
     Augment,
     Batch,
-    Config,
     Data,
     Loss,
     Memory,

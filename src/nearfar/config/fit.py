@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nearfar.config.sections import Batch, Data, Train
+
 # A network that is trained from nothing takes larger and more steps than one that was pretrained. Chosen on
 # the validation classes of the pack `objects`.
 _small: dict[str, dict[str, Any]] = {
@@ -41,7 +43,6 @@ def has_accelerator() -> bool:
 
 def _fit_batch(fitted: dict[str, Any], values: dict[str, Any]) -> None:
     """Let a batch hold no more classes than a folder or a table of one's own has for training."""
-    from nearfar.config.sections import Batch, Data, Train
     from nearfar.config.source import read_source
     from nearfar.data import train_and_test
 

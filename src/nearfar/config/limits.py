@@ -1,10 +1,13 @@
 """Values that have the right kind and can only be a mistake: what a configuration of one's own may hold."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nearfar.config.sections import AddedLoss, Config, Loss
+from nearfar.config.sections import AddedLoss, Loss
 from nearfar.errors import ConfigError, shortened
+
+if TYPE_CHECKING:
+    from nearfar.config.config import Config
 
 WHOLE = 2**63 - 1
 """The largest whole number of TOML."""
@@ -41,7 +44,7 @@ LIMITS: dict[str, dict[str, tuple[float, float]]] = {
 }
 
 
-def check_limits(config: Config) -> None:
+def check_limits(config: "Config") -> None:
     """Raise where a number can only be a mistake.
 
     Raises:

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from inspect import Parameter, Signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from nearfar.config.sections import AddedLoss, Batch, Config, Loss
+from nearfar.config.sections import AddedLoss, Batch, Loss
 from nearfar.config.sentences import known_keys, sentence, unknown_key
 from nearfar.errors import ConfigError, shortened, suggest
 
+if TYPE_CHECKING:
+    from nearfar.config.config import Config
 
-def check_settings(config: Config) -> None:
+
+def check_settings(config: "Config") -> None:
     """Check the losses and the sampler.
 
     Raises:

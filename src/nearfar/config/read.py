@@ -5,15 +5,17 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from nearfar.config.fit import fit
 from nearfar.config.limits import check_limits
-from nearfar.config.sections import Config
 from nearfar.config.sentences import known_keys, sentence, unknown_key
 from nearfar.errors import ConfigError, shortened, suggest
+
+if TYPE_CHECKING:
+    from nearfar.config.config import Config
 
 log = logging.getLogger("nearfar")
 
@@ -24,9 +26,9 @@ LONGEST = 4096
 TABLES = (".csv", ".parquet")
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(kind: "type[Config]", source: str | Path, overrides: Sequence[str]) -> "Config":
     """Do what `Config.load` says."""
-    given = _overrides(overrides)
+    given = _overrides(overrides, known_keys(kind))
     path = Path(source)
     if path.suffix.lower() == ".toml":
         values = _read(path)
@@ -36,9 +38,9 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         planned = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
         values = _merge(values, given, path.name)
         _shorten_warmup(planned, values, given)
-        return _validate(values, path.name, given)
+        return _validate(kind, values, path.name, given)
     values = _merge({"data": {"source": _image_source(str(source))}}, given, "")
-    return _validate(fit(values), "", given)
+    return _validate(kind, fit(values), "", given)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path.name}: this is not TOML: {shortened(str(error), 300)[1:-1]}.") from None
 
 
-def _overrides(texts: Sequence[str]) -> dict[tuple[str, ...], Any]:
+def _overrides(texts: Sequence[str], known: list[str]) -> dict[tuple[str, ...], Any]:
     """Return {("loss", "beta"): 40.0}; None stands for "take the default again"."""
     given: dict[tuple[str, ...], Any] = {}
     for text in texts:
@@ -65,7 +67,7 @@ def _overrides(texts: Sequence[str]) -> dict[tuple[str, ...], Any]:
         if len(place) > DEPTH:
             raise ConfigError(f"unknown key {shortened(key.strip())}: no setting lies so deep.")
         if len(place) == 1:
-            raise unknown_key(key.strip(), known_keys(Config))
+            raise unknown_key(key.strip(), known)
         given[place] = _value(value.strip())
     return given
 
@@ -154,11 +156,13 @@ def _packs() -> list[str]:
     return list(packs.names())
 
 
-def _validate(values: dict[str, Any], file: str, given: dict[tuple[str, ...], Any]) -> Config:
+def _validate(
+    kind: "type[Config]", values: dict[str, Any], file: str, given: dict[tuple[str, ...], Any]
+) -> "Config":
     from nearfar.config.loss_settings import check_settings
 
     try:
-        config = _checked(Config, values)
+        config = _checked(kind, values)
         check_limits(config)
         check_settings(config)  # last, since the signatures of the losses need torch
     except ConfigError as error:
@@ -167,11 +171,11 @@ def _validate(values: dict[str, Any], file: str, given: dict[tuple[str, ...], An
     return config
 
 
-def _checked(model: type[BaseModel], values: dict[str, Any]) -> Any:
+def _checked(kind: "type[Config]", values: dict[str, Any]) -> "Config":
     try:
-        return model.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise sentence(error, model) from None
+        raise sentence(error, kind) from None
 
 
 def _names(message: str, place: tuple[str, ...]) -> bool:

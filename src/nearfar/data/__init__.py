@@ -10,14 +10,15 @@ A table and its splits need no torch; it is loaded with the first of ``Images``,
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nearfar.data import packs
 from nearfar.data.contact_sheet import contact_sheet
 from nearfar.data.decode import Unreadable, UnreadableImage, decode, find_unreadable
+from nearfar.data.reading import read_table
 from nearfar.data.samplers import PKSampler, Share, create_sampler
 from nearfar.data.split import split_by_class, train_and_test, unseen_classes
-from nearfar.data.table import Table, read_table
+from nearfar.data.table import Table
 
 if TYPE_CHECKING:
-    from nearfar.data import packs
     from nearfar.data.augment import Augment
     from nearfar.data.images import Images
     from nearfar.data.preprocess import Preprocess
@@ -46,8 +47,6 @@ _homes = {"Augment": "augment", "Images": "images", "Preprocess": "preprocess"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "packs":
-        return importlib.import_module("nearfar.data.packs")
     if name in _homes:
         return getattr(importlib.import_module(f"nearfar.data.{_homes[name]}"), name)
     raise AttributeError(f"module 'nearfar.data' has no attribute {name!r}")

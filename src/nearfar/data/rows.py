@@ -1,12 +1,10 @@
-"""Read and write a table as CSV or Parquet."""
+"""Read a table of CSV or Parquet."""
 
-import csv
-import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -14,8 +12,7 @@ from nearfar.data.columns import BOX, IMAGE, WHOLE, Columns, read_columns
 from nearfar.data.folders import PARTS, part_of
 from nearfar.data.picture import Picture, box_of, data_of
 from nearfar.data.table import Table
-from nearfar.errors import DataError, require
-from nearfar.files import write_atomically
+from nearfar.errors import DataError
 from nearfar.printable import printable
 
 log = logging.getLogger("nearfar")
@@ -251,48 +248,3 @@ def read_box(problems: Problems, columns: list[list[str]]) -> np.ndarray:
             words = f"box {', '.join(texts)} is empty; x_1 < x_2 and y_1 < y_2 are needed"
             problems.add("have an empty box", row, words)
     return boxes
-
-
-def check_writable(table: Table, file: Path) -> None:
-    """Refuse to write what ``read_rows`` would not read back.
-
-    Raises:
-        DataError: if the table holds something of the kind.
-    """
-    held = sum(data_of(path) is not None for path in table.path)
-    if held:
-        raise DataError(
-            f"{held:,} images of {table.name or 'the table'} lie in the file they were read from and have no "
-            "path to write; copy that file instead."
-        )
-    texts = [*table.path, *table.classes]
-    strange = next((text for text in texts if printable(text) != text), None)
-    if strange is not None:
-        raise DataError(
-            f"'{printable(strange)}' has bytes or signs that a table does not keep; rename it and try again."
-        )
-    if file.suffix.lower() == ".csv":
-        padded = next((text for text in texts if text != text.strip()), None)
-        if padded is not None:
-            raise DataError(
-                f"'{padded}' begins or ends with a space, which a CSV file does not keep; write a .parquet "
-                "file."
-            )
-
-
-def write_rows(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns as CSV or Parquet, by the file's ending."""
-    ending = file.suffix.lower()
-    if ending == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-        write_atomically(file, text.getvalue())
-    elif ending == ".parquet":
-        arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-        sink = io.BytesIO()
-        parquet.write_table(arrow.table(dict(columns)), sink)
-        write_atomically(file, sink.getvalue())
-    else:
-        raise DataError(f"cannot write a table to '{file.name}'; give a name that ends in .csv or .parquet.")

@@ -11,6 +11,7 @@ from torch import Tensor
 from nearfar.errors import NearfarError
 from nearfar.evaluate.rows import plain_array
 from nearfar.evaluate.settings import whole_number
+from nearfar.missing import warn_of_missing
 
 Array = Tensor | np.ndarray | Sequence[int]
 
@@ -60,7 +61,7 @@ def labelled(
     """
     label = as_integers(labels, name, rows)
     if unlabelled is None:
-        warn_of_missing(label, name)
+        warn_of_missing(label, "are taken as one class", "the evaluation", stacklevel=4)
         return label, None
     kept = np.flatnonzero(label != as_label(unlabelled))
     if len(kept) == 0:
@@ -73,18 +74,6 @@ def labelled(
 def as_label(unlabelled: Any) -> int:
     """Return the label of rows without one as an int."""
     return whole_number(unlabelled, "unlabelled", -(2**63), most=2**63 - 1)
-
-
-def warn_of_missing(label: Int64[np.ndarray, " n"], name: str) -> None:
-    """Say it where -1, which often stands for "no label", is taken as a class."""
-    missing = int(np.count_nonzero(label == -1))
-    if missing:
-        warnings.warn(
-            f"{missing} of {len(label)} {name} are -1, which often means that there is no label; they are "
-            "taken as one class. Give unlabelled=-1 to leave these rows out, or number that class otherwise.",
-            UserWarning,
-            stacklevel=4,
-        )
 
 
 def warn_of_repeated(ids: Int64[np.ndarray, " n"], name: str, so: str) -> None:

@@ -165,33 +165,21 @@ def retrieval_by_distance(
     """As ``retrieval``, from distances [q, g] that are given, for example after re-ranking.
 
     Distances are taken as they are: smaller is nearer, equal means tied. With neither gallery labels nor
-    gallery ids the distances are those of a set with itself, and no image finds itself.
+    gallery ids the distances are those of a set with itself, and no image finds itself. Arguments that are
+    not named here are those of ``retrieval``.
 
     Args:
         distances: [q, g], or a ``KReciprocal``, which makes them row by row.
-        labels: as in ``retrieval``.
+        labels: of the rows.
         gallery_labels: labels of the columns; left out for a set with itself.
-        ids: as in ``retrieval``; the rest too.
         gallery_ids: ids of the columns.
-        cameras: see ``retrieval``.
-        gallery_cameras: see ``retrieval``.
-        sequences: see ``retrieval``.
-        gallery_sequences: see ``retrieval``.
-        relevant: see ``retrieval``; the columns are then a gallery of their own.
-        junk: see ``retrieval``.
-        ks: see ``retrieval``.
-        ties: see ``retrieval``.
-        no_relevant: see ``retrieval``.
-        average: see ``retrieval``.
-        bootstrap: see ``retrieval``.
-        resample: see ``retrieval``.
-        seed: see ``retrieval``.
-        cmc_length: see ``retrieval``.
-        workers: see ``retrieval``.
-        unlabelled: see ``retrieval``.
+        relevant: as in ``retrieval``; the columns are then a gallery of their own.
 
     Returns:
         The metrics.
+
+    Raises:
+        NearfarError: as ``retrieval``; or if a set with itself has a matrix that is not square.
     """
     matrix = distances if isinstance(distances, DistanceRows) else as_rows(distances, "distances")
     alone = gallery_labels is None and gallery_ids is None and relevant is None

@@ -1,14 +1,12 @@
-"""Settings of an evaluation that are whole numbers, from Python, numpy or torch."""
+"""Settings of an evaluation: whole numbers, shares and cut-offs, from Python, numpy or torch."""
 
 import math
-import operator
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import torch
-
 from nearfar.errors import NearfarError
+from nearfar.numbers import number
+from nearfar.printable import quoted
 
 LARGEST = 2**31 - 1
 
@@ -16,16 +14,16 @@ LARGEST = 2**31 - 1
 def whole_number(
     value: Any, name: str, least: int, *, most: int = LARGEST, ask: str = "use a whole number"
 ) -> int:
-    """Return ``value`` as an int: a whole number of any library, and not a truth value.
+    """Return ``value`` as an int.
 
     Raises:
         NearfarError: if it is none, or not from ``least`` to ``most``.
     """
-    number = as_whole(value)
-    if number is None or not least <= number <= most:
+    found = as_whole(value)
+    if found is None or not least <= found <= most:
         limits = f"{least} or more" if most == LARGEST else f"{least} to {most}"
-        raise NearfarError(f"{name} is {repr(value)[:60]}; {ask}, {limits}.")
-    return number
+        raise NearfarError(f"{name} is {quoted(value)}; {ask}, {limits}.")
+    return found
 
 
 def perhaps_whole(value: Any, name: str, least: int) -> int | None:
@@ -39,14 +37,11 @@ def share(value: Any, name: str, *, most: float = 1.0) -> float:
     Raises:
         NearfarError: if it is no number from 0 to ``most``.
     """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 <= number <= most or math.isinf(number):
+    found = number(value)
+    if found is None or not 0 <= found <= most:
         limits = "0 or a positive number" if most == math.inf else f"a number from 0 to {most:g}"
-        raise NearfarError(f"{name} is {repr(value)[:60]}; use {limits}.")
-    return number
+        raise NearfarError(f"{name} is {quoted(value)}; use {limits}.")
+    return float(found)
 
 
 def cut_offs(ks: Any) -> tuple[int, ...]:
@@ -59,16 +54,11 @@ def cut_offs(ks: Any) -> tuple[int, ...]:
     given = list(ks) if several else []
     numbers = [as_whole(k) for k in given]
     if not numbers or any(k is None or not 1 <= k <= LARGEST for k in numbers):
-        raise NearfarError(f"ks is {repr(ks)[:60]}; cut-offs are whole numbers from 1, such as (1, 2, 4, 8).")
+        raise NearfarError(f"ks is {quoted(ks)}; cut-offs are whole numbers from 1, such as (1, 2, 4, 8).")
     return tuple(sorted({k for k in numbers if k is not None}))
 
 
 def as_whole(value: Any) -> int | None:
-    """The whole number that ``value`` is, if it is one."""
-    if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) in (np.bool_, torch.bool):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        whole = isinstance(value, float | np.floating) and float(value).is_integer()
-        return int(value) if whole else None
+    """The whole number that ``value`` is, if it is one; so is 5.0."""
+    found = number(value)
+    return int(found) if found is not None and found == int(found) else None

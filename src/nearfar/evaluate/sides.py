@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.evaluate.labels import Array, as_integers, as_label, warn_of_missing, warn_of_repeated
+from nearfar.evaluate.labels import Array, as_integers, as_label, warn_of_repeated
 from nearfar.evaluate.protocol import (
     EqualKeys,
     GivenPairs,
@@ -17,6 +17,7 @@ from nearfar.evaluate.protocol import (
     SharedLabels,
     paired_codes,
 )
+from nearfar.missing import warn_of_missing
 
 Both = tuple[Array | None, Array | None]
 
@@ -76,7 +77,7 @@ def build_sides(
     if unlabelled is not None:
         unlabelled = as_label(unlabelled)
     elif classes is not None and camera is None and relevant is None:
-        warn_of_missing(classes, "labels")
+        warn_of_missing(classes, "are taken as one class", "the evaluation", stacklevel=4)
     asked = _asked(n_queries, None if relevant is not None else classes, unlabelled)
 
     whole_rows = junk is not None and np.ndim(junk) == 1

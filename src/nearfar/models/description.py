@@ -1,7 +1,6 @@
 """What a model says of itself: the content of ``model.toml``, checked before anything is built from it."""
 
 import logging
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from nearfar.data.preprocess import Preprocess
 from nearfar.errors import CheckpointError, ConfigError, suggest
+from nearfar.numbers import whole_number
+from nearfar.printable import quoted, shortened
 
 log = logging.getLogger("nearfar")
-
-SHOWN = 80
-"""How much of a strange value a sentence repeats."""
 
 
 class NotWritable(CheckpointError, TypeError):
@@ -61,7 +59,7 @@ def read_description(
 
     def refuse(key: str, value: Any, expected: str) -> CheckpointError:
         return CheckpointError(
-            f"'{file}' is damaged or was edited: '{key}' is {brief(value)}, expected {expected}; {advice}."
+            f"'{file}' is damaged or was edited: '{key}' is {quoted(value)}, expected {expected}; {advice}."
         )
 
     def check(table: Mapping[str, Any], path: str, wanted: Mapping[str, Check]) -> None:
@@ -82,8 +80,8 @@ def read_description(
         for key in table:
             if key not in known:
                 raise CheckpointError(
-                    f"'{file}' has a key '{section}.{brief(key, quoted=False)}' that this version of nearfar "
-                    f"does not know.{suggest(key[:SHOWN], sorted(known))}"
+                    f"'{file}' has a key '{section}.{shortened(key)}' that this version of nearfar "
+                    f"does not know.{suggest(key, sorted(known))}"
                 )
     dtypes = document.get("dtypes", {})
     if not isinstance(dtypes, dict):
@@ -91,7 +89,7 @@ def read_description(
     declared = {"dtype": document.get("dtype", "float32"), **{f"dtypes.{k}": v for k, v in dtypes.items()}}
     for key, value in declared.items():
         if not isinstance(value, str) or value not in DTYPES:
-            raise refuse(brief(key, quoted=False), value, "a type of numbers, such as 'float32'")
+            raise refuse(shortened(key), value, "a type of numbers, such as 'float32'")
     try:
         preprocess = Preprocess.from_dict(document["preprocess"])
     except (ConfigError, TypeError) as error:
@@ -130,14 +128,11 @@ def writable(value: Any, path: str) -> Any:
             return {_key(key, path): writable(inner, f"{path}.{key}") for key, inner in value.items()}
         case Sequence() if not isinstance(value, (bytes, bytearray, memoryview)):
             return [writable(inner, path) for inner in value]
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
+    number = whole_number(value)
     if number is not None and abs(number) < 2**63:
         return number
     raise NotWritable(
-        f"'{path}' is {brief(value)}, which model.toml cannot hold; give numbers, text, lists and tables of "
+        f"'{path}' is {quoted(value)}, which model.toml cannot hold; give numbers, text, lists and tables of "
         "them, or leave the key out."
     )
 
@@ -152,7 +147,7 @@ def describe_details(**details: Any) -> dict[str, Any]:
     for key, value in plain.items():
         expected, fits = TOP[key]
         if not fits(value):
-            raise NotWritable(f"{key} is {brief(value)}; expected {expected}. Nothing was written.")
+            raise NotWritable(f"{key} is {quoted(value)}; expected {expected}. Nothing was written.")
     return plain
 
 
@@ -162,43 +157,27 @@ def whole(value: Any, name: str) -> int:
     Raises:
         ConfigError: for any other value.
     """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError as error:
-        raise ConfigError(f"{name} must be a whole number; got {brief(value)}.") from error
-
-
-def brief(value: Any, *, quoted: bool = True) -> str:
-    """Return a value for a sentence, cut where it is long."""
-    if isinstance(value, str) and not quoted:
-        text = value
-    else:
-        try:
-            text = repr(value[: 2 * SHOWN] if isinstance(value, (str, bytes, list)) else value)
-        except ValueError:  # Python does not print a number of more than 4,300 digits
-            text = f"{type(value).__name__} with a number of thousands of digits"
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    found = whole_number(value)
+    if found is None:
+        raise ConfigError(f"{name} must be a whole number; got {quoted(value)}.")
+    return found
 
 
 def _key(key: Any, path: str) -> str:
     """Return the key of a table: text, or a whole number as text, as in ``{1: 0.5}``."""
     if isinstance(key, str):
         return _text_of(key, path)
-    try:
-        return str(operator.index(key))
-    except TypeError as error:
-        raise NotWritable(
-            f"'{path}' has the key {brief(key)}; keys must be text or whole numbers."
-        ) from error
+    number = whole_number(key)
+    if number is None:
+        raise NotWritable(f"'{path}' has the key {quoted(key)}; keys must be text or whole numbers.")
+    return str(number)
 
 
 def _text_of(value: str, path: str) -> str:
     # A file name that is no UTF-8 comes with lone surrogates, which no text file can hold.
     text = value.encode("utf-8", "replace").decode()
     if text != value:
-        log.warning("'%s' holds a name that is no UTF-8; it is written as %s.", path, brief(text))
+        log.warning("'%s' holds a name that is no UTF-8; it is written as %s.", path, quoted(text))
     return text
 
 
@@ -236,7 +215,7 @@ def _kind(kind: type) -> Callable[[Any], bool]:
 
 Check = tuple[str, Callable[[Any], bool]]
 _text: Check = ("text", _kind(str))
-_word: Check = ("a word", lambda value: isinstance(value, str) and len(value) < SHOWN)
+_word: Check = ("a word", lambda value: isinstance(value, str) and len(value) < 80)
 _switch: Check = ("true or false", _kind(bool))
 _size: Check = ("a whole number above 0", _positive)
 _channels: Check = ("a list of 3 numbers", _three_numbers)

@@ -14,13 +14,14 @@ from nearfar import __version__
 from nearfar.data.preprocess import Preprocess
 from nearfar.errors import CheckpointError, ConfigError, DataError
 from nearfar.models.backbones import CUSTOM, create_backbone, evaluating
-from nearfar.models.description import brief, describe_details, whole
+from nearfar.models.description import describe_details, whole
 from nearfar.models.heads import HeadName, create_head, in_its_type
 from nearfar.models.pictures import batches, check_batch_size, read, several
 from nearfar.models.pooling import PoolingName, create_pooling
 from nearfar.models.savable import Made, Untouched, check_savable
 from nearfar.models.saved import adopt_types, fingerprint, fit_weights, read_model, types_of, write_model
 from nearfar.models.vectors import cosines, vectors
+from nearfar.printable import quoted
 from nearfar.similarity import normalize
 
 
@@ -273,7 +274,7 @@ class Embedder(nn.Module):
             )
         if name != CUSTOM and backbone is not None:
             raise CheckpointError(
-                f"'{folder}' was saved with the backbone {brief(name)}; leave backbone out."
+                f"'{folder}' was saved with the backbone {quoted(name)}; leave backbone out."
             )
         source = name if backbone is None else backbone
         # The weights it starts with are replaced at once; they must not draw from the caller's random state.

@@ -18,8 +18,8 @@ from nearfar.data.picture import Picture
 from nearfar.data.preprocess import Preprocess
 from nearfar.data.table import Table
 from nearfar.errors import DataError, require
-from nearfar.models.description import brief
 from nearfar.numbers import whole_number
+from nearfar.printable import quoted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,7 +74,7 @@ def check_batch_size(given: Any) -> int:
     """
     found = whole_number(given)
     if found is None or found < 1:
-        raise DataError(f"batch_size must be a whole number, 1 or more; got {brief(given)}.")
+        raise DataError(f"batch_size must be a whole number, 1 or more; got {quoted(given)}.")
     return found
 
 
@@ -181,7 +181,7 @@ def open_picture(given: Any, name: str) -> "Image":
             return to_rgb(upright(given))
         except (OSError, ValueError, SyntaxError) as error:
             raise UnreadableImage(name, str(error).rstrip(".")) from error
-    raise DataError(f"{name} is {type(given).__name__} {brief(given)}; expected {PICTURE}.")
+    raise DataError(f"{name} is {type(given).__name__} {quoted(given)}; expected {PICTURE}.")
 
 
 def _from_array(values: np.ndarray, name: str) -> "Image":
@@ -216,7 +216,7 @@ def _from_mapping(given: Mapping[str, Any], name: str) -> "Image":
     if content is None and isinstance(path, (str, os.PathLike)):
         return decode(Path(path))
     raise DataError(
-        f"{name} is a dict with {', '.join(map(brief, given)) or 'nothing'}; expected 'bytes' of a picture "
+        f"{name} is a dict with {', '.join(map(quoted, given)) or 'nothing'}; expected 'bytes' of a picture "
         "or its 'path'."
     )
 

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from nearfar.data.packs.fetch import alone, cache_folder
+from nearfar.cache import alone, cache_folder
 from nearfar.errors import CheckpointError, require, suggest
 from nearfar.files import write_atomically
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from nearfar.checksum import checksum
 from nearfar.errors import CheckpointError
 from nearfar.files import write_atomically
-from nearfar.models.description import Description, brief, read_description
+from nearfar.models.description import Description, read_description
+from nearfar.printable import quoted, shortened
 from nearfar.toml import to_toml
 
 log = logging.getLogger("nearfar")
@@ -87,7 +88,7 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], Description]:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise CheckpointError(f"'{file}' is damaged ({brief(str(error), quoted=False)}); {AGAIN}.") from error
+        raise CheckpointError(f"'{file}' is damaged ({shortened(error)}); {AGAIN}.") from error
     if "nearfar" not in metadata:
         raise CheckpointError(
             f"'{file}' was not written by nearfar, or is damaged: it says nothing of its model; {AGAIN}."
@@ -193,7 +194,7 @@ def _checked(
     for name in sorted({*weights, *expected}):
         if name not in weights or checksum(weights[name]) != expected.get(name):
             raise CheckpointError(
-                f"'{file}' is damaged: weight {brief(name)} is not what was saved; {AGAIN}."
+                f"'{file}' is damaged: weight {quoted(name)} is not what was saved; {AGAIN}."
             )
     return checks
 
@@ -221,10 +222,10 @@ def _with(copy: Description, file: Path, beside: Path, checks: Mapping[str, Any]
         now = described.sections[section]
         for key in {**saved, **now}:
             if now.get(key) != saved.get(key):
-                where = f"{section}.{brief(key, quoted=False)}".lstrip(".")
+                where = f"{section}.{shortened(key)}".lstrip(".")
                 raise CheckpointError(
-                    f"'{beside}' is damaged or was edited: '{where}' is {brief(now.get(key))}, but the "
-                    f"weights were saved with {brief(saved.get(key))}; {ADVICE}."
+                    f"'{beside}' is damaged or was edited: '{where}' is {quoted(now.get(key))}, but the "
+                    f"weights were saved with {quoted(saved.get(key))}; {ADVICE}."
                 )
     return described
 
@@ -234,9 +235,7 @@ def _parsed(file: Path, content: Any, parse: Callable[[Any], Any]) -> dict[str, 
         parsed = parse(content)
     except (ValueError, RecursionError) as error:
         advice = ADVICE if file.name == DESCRIPTION else AGAIN
-        raise CheckpointError(
-            f"'{file}' is damaged ({brief(str(error), quoted=False)}); {advice}."
-        ) from error
+        raise CheckpointError(f"'{file}' is damaged ({shortened(error)}); {advice}.") from error
     return parsed if isinstance(parsed, dict) else {}
 
 
@@ -271,7 +270,7 @@ def _check_types(file: Path, weights: Mapping[str, Tensor], description: Descrip
         declared = description.dtypes.get(name, description.dtype)
         if value.is_floating_point() and value.dtype != declared:
             raise CheckpointError(
-                f"'{file}' has weight {brief(name)} of {value.dtype}, but its description declares "
+                f"'{file}' has weight {quoted(name)} of {value.dtype}, but its description declares "
                 f"{declared}; {AGAIN}."
             )
 

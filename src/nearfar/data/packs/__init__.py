@@ -1,7 +1,7 @@
 """Packs: sets of real images made from ordinary packages.
 
-`objects` ships inside nearfar. The others are built on first use, from packages of Debian or npm, and kept in
-a cache.
+`objects` ships inside nearfar. The others are built on first use, from packages of Debian or npm, by `packs/`
+of the source repository, and kept in a cache, where every nearfar finds them.
 """
 
 from nearfar.data.packs.registry import Pack, describe, names

@@ -1,25 +1,14 @@
 """The pack `objects`: 175 models in the public domain, 8 views each; the pictures ship inside nearfar.
 
-`python -m nearfar.data.packs.objects OUT.zip` makes the shipped file again, from the Debian package.
+`packs/objects.py` of the source repository makes the shipped file.
 """
 
-import math
-import sys
 import zipfile
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import numpy as np
-
-from nearfar.data.packs import sweethome
-from nearfar.data.packs.fetch import Progress
-from nearfar.data.packs.mesh import Mesh
-from nearfar.data.packs.registry import Pack, describe
-from nearfar.data.packs.render import View, encode, render
+from nearfar.data.packs.registry import Pack, Progress
 from nearfar.errors import DataError
-
-_library = "BlendSwap-CC-0"
-_views = 8
 
 
 def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
@@ -42,47 +31,3 @@ def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
             if progress is not None:
                 progress(done, len(pictures), "unpacking")
         return archive.read("CREDITS.txt").decode("utf-8").splitlines()
-
-
-def draw(mesh: Mesh, seed: int, *, views: int, size: int) -> list[bytes]:
-    """Plain views of a model: all around it, from a little above, on light grey, under a lamp that moves."""
-    random = np.random.default_rng(seed)
-    pictures = []
-    for number in range(views):
-        view = View(
-            azimuth=2 * math.pi * (number + random.random()) / views,
-            elevation=math.radians(random.uniform(5, 45)),
-            zoom=random.uniform(0.75, 0.95),
-            light=(random.uniform(-0.7, 0.7), 1.0, 0.8),
-            exposure=random.uniform(0.92, 1.08),
-        )
-        pictures.append(encode(render(mesh, view, float(random.uniform(0.82, 1.0)), size)))
-    return pictures
-
-
-def make(target: Path, progress: Progress | None = None) -> None:
-    """Draw all pictures and write the file that ships: the same bytes whenever and wherever it is made."""
-    pack = describe("objects")
-    library = sweethome.folder(pack.name) / f"{_library}.sh3f"
-    names = sweethome.class_names([library])
-    draft = target.with_name(f"{target.name}.tmp")
-    with zipfile.ZipFile(draft, "w") as archive:
-        for done, (model, mesh) in enumerate(sweethome.models(library, names), start=1):
-            name = names[model]
-            for number, picture in enumerate(draw(mesh, model.seed, views=_views, size=pack.size)):
-                _add(archive, f"{name}/view-{number}.png", picture)
-            if progress is not None:
-                progress(done, pack.classes, name)
-        _add(archive, "CREDITS.txt", "\n".join(sweethome.credits([library])).encode("utf-8"))
-    draft.replace(target)
-
-
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    # A fixed date, and no compression: PNG is compressed already.
-    archive.writestr(zipfile.ZipInfo(name, date_time=(2020, 1, 1, 0, 0, 0)), content)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m nearfar.data.packs.objects OUT.zip")
-    make(Path(sys.argv[1]), lambda done, total, name: print(f"{done}/{total} {name}", flush=True))

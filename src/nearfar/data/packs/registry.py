@@ -4,9 +4,13 @@ A definition never changes under its version: class list, split seed and the che
 are part of it, so that two people who name a pack compare on the same images.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nearfar.errors import DataError, suggest
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, what there is to do, and a word for what is being done."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Pack:
     checksum: str
     """sha256 over names and pixels, see `nearfar.data.packs.store.checksum`."""
     builder: str
-    """Module of `nearfar.data.packs` whose ``build(pack, folder, progress)`` makes the images."""
+    """Module whose ``build(pack, folder, progress)`` makes the images: `objects` of this folder, or one of
+    `packs/` in the source repository."""
 
     @property
     def folder(self) -> str:

@@ -1,7 +1,6 @@
 """Packs in the cache: built once, whole or not at all, checked, then read as tables."""
 
 import hashlib
-import importlib
 import json
 import logging
 import random
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nearfar.data.packs import fetch
-from nearfar.data.packs.registry import Pack, describe
+from nearfar.cache import alone, cache_folder, unfinished
+from nearfar.data.packs.builders import builder_of
+from nearfar.data.packs.registry import Pack, Progress, describe
 from nearfar.data.table import Table
 from nearfar.errors import DataError, require
 
@@ -19,7 +19,7 @@ _index = "pack.json"
 _log = logging.getLogger("nearfar")
 
 
-def load(name: str, *, folder: str | Path | None = None, progress: fetch.Progress | None = None) -> Table:
+def load(name: str, *, folder: str | Path | None = None, progress: Progress | None = None) -> Table:
     """The images of a pack as a table, built when they are not there yet.
 
     The column ``split`` holds "train" for one half of the classes and "test" for the other: the sorted names,
@@ -31,13 +31,13 @@ def load(name: str, *, folder: str | Path | None = None, progress: fetch.Progres
         progress: called with (done, total, what) while the pack is built.
 
     Raises:
-        DataError: for an unknown name, a missing program or a failed download.
+        DataError: for an unknown name, a missing builder or program, or a failed download.
     """
     pack = describe(name)
-    place = (Path(folder) if folder is not None else fetch.cache_folder()).absolute() / pack.folder
+    place = (Path(folder) if folder is not None else cache_folder()).absolute() / pack.folder
     index = _read_index(place)
     if index is None:
-        with fetch.alone(place):
+        with alone(place):
             index = _read_index(place)  # perhaps another process has made it meanwhile
             if index is None:
                 _build(pack, place, progress)
@@ -76,13 +76,13 @@ def halves(classes: list[str]) -> dict[str, str]:
     return {name: "train" if place < half else "test" for place, name in enumerate(order)}
 
 
-def _build(pack: Pack, place: Path, progress: fetch.Progress | None) -> None:
+def _build(pack: Pack, place: Path, progress: Progress | None) -> None:
     require("PIL", "train")
+    builder = builder_of(pack)
     _log.info("making the pack %s in %s: %s. Licence: %s.", pack.name, place, pack.source, pack.licence)
-    builder = importlib.import_module(f"nearfar.data.packs.{pack.builder}")
     if progress is not None:
         progress(0, pack.classes, "fetching")
-    with fetch.unfinished(place) as draft:
+    with unfinished(place) as draft:
         credits: list[str] = builder.build(pack, draft, progress)
         files = {
             folder.name: sorted(path.name for path in folder.glob("*.png"))

@@ -11,8 +11,8 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nearfar.data.packs import fetch
-from nearfar.data.packs.mesh import Archive, Mesh, read_mesh
+from packs import fetch
+from packs.mesh import Archive, Mesh, read_mesh
 
 package = "sweethome3d-furniture"
 licences = {

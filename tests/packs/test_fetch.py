@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nearfar.data import packs
-from nearfar.data.packs import fetch
 from nearfar.errors import DataError
+from packs import fetch
 
 Script = Callable[[str, str], None]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nearfar.data.packs import fetch
-from nearfar.data.packs.registry import Pack
+from nearfar.data.packs.registry import Pack, Progress
 from nearfar.errors import DataError, require
+from packs import fetch
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ faces = (
 )
 
 
-def build(pack: Pack, folder: Path, progress: fetch.Progress | None) -> list[str]:
+def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
     """Download the fonts and draw each character in each face.
 
     Returns:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
-from nearfar.data.packs.mesh import Material, Mesh
+from packs.mesh import Material, Mesh
 
 samples_per_side = 4
 _camera_distance = 3.2

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nearfar.data.packs.furniture import litter
-from nearfar.data.packs.mesh import Archive, Material, Mesh, read_mesh
-from nearfar.data.packs.render import View, _covered, render
-from nearfar.data.packs.triangulate import triangulate
+from packs.furniture import litter
+from packs.mesh import Archive, Material, Mesh, read_mesh
+from packs.render import View, _covered, render
+from packs.triangulate import triangulate
 
 FRONT = View(azimuth=0.0, elevation=0.0, zoom=0.5)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image, UnidentifiedImageError
 
-from nearfar.data.packs.triangulate import triangulate
+from packs.triangulate import triangulate
 
 _texture_side = 256  # pixels: the pictures are small, so a larger texture would only alias
 _crease = 0.7  # cosine of the angle between a face and its smoothed normal above which an edge stays sharp

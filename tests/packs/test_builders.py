@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from nearfar.data.packs import describe, emoji, fetch, furniture, kanji, sweethome
+from nearfar.data.packs import describe
 from nearfar.errors import DataError
+from packs import emoji, fetch, furniture, kanji, sweethome
 
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 

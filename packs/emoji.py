@@ -17,9 +17,9 @@ from typing import Any
 
 from PIL import Image
 
-from nearfar.data.packs import fetch
-from nearfar.data.packs.registry import Pack
+from nearfar.data.packs.registry import Pack, Progress
 from nearfar.errors import require
+from packs import fetch
 
 fewest_vendors = 4
 
@@ -89,7 +89,7 @@ _misnamed = {
 _shapes = re.compile(r"square|circle$|diamond|triangle|multiply")
 
 
-def build(pack: Pack, folder: Path, progress: fetch.Progress | None) -> list[str]:
+def build(pack: Pack, folder: Path, progress: Progress | None) -> list[str]:
     """Download the vendors' packages and draw every emoji that at least four of them have.
 
     Returns:

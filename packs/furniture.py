@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from nearfar.data.packs import sweethome
-from nearfar.data.packs.fetch import Progress
-from nearfar.data.packs.mesh import Mesh
-from nearfar.data.packs.objects import draw
-from nearfar.data.packs.registry import Pack, describe
-from nearfar.data.packs.render import View, encode, render, samples_per_side
+from nearfar.data.packs.registry import Pack, Progress, describe
 from nearfar.errors import DataError
+from packs import sweethome
+from packs.mesh import Mesh
+from packs.objects import draw
+from packs.render import View, encode, render, samples_per_side
 
+_root = Path(__file__).parents[1]
 views = {"furniture": 12, "furniture-hard": 6}
 
 
@@ -102,17 +102,21 @@ def litter(random: np.random.Generator, side: int) -> Float[np.ndarray, "side si
 @contextmanager
 def _workers(pack: Pack, folder: Path, parts: int) -> Iterator[list[subprocess.Popen[str]]]:
     """Separate programs, so that none runs the script of the caller again; none outlives the block."""
+    path = os.pathsep.join([str(_root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-P", "-m", "packs.furniture", pack.name, str(folder)]
     with tempfile.TemporaryFile("w+") as complaints:
         workers: list[subprocess.Popen[str]] = []
         try:
             for part in range(parts):
-                command = [sys.executable, "-m", __name__, pack.name, str(folder), str(part), str(parts)]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-                workers.append(
-                    subprocess.Popen(
-                        command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
-                    )
+                worker = subprocess.Popen(
+                    [*command, str(part), str(parts)],
+                    stdout=subprocess.PIPE,
+                    stderr=complaints,
+                    text=True,
+                    env=environment,
                 )
+                workers.append(worker)
             yield workers
             failed = [worker for worker in workers if worker.wait()]
             if failed:
