@@ -10,8 +10,9 @@ from torch import Tensor
 
 import nearfar
 from memory_rows import rows
+from nearfar.criterion.ranks import across
 from nearfar.distributed import rank, settings, world_size
-from nearfar.losses import Sum, across
+from nearfar.losses import Sum
 from nearfar.memory import recalled
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
 from rank_troubles import last, sentence

@@ -11,8 +11,8 @@ import nearfar
 from memory_rows import rows
 from memory_troubles import SIZES, STEPS, TROUBLES, N, problems, share, state, steps
 from nearfar.losses import Sum
+from one_process import check
 from ranked_problems import CUTS, Case
-from test_ranks import check
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 RANKS = (2, 4)
