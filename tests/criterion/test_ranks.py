@@ -10,21 +10,21 @@ import nearfar
 import rank_troubles
 from nearfar.losses import Sum
 from one_process import check
-from ranked_problems import CUTS, Case, cases, creations
+from ranked_problems import CUTS, Case, cases, creations, some_cases
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    some = cases(2, ("gather", "ring"))
-    return some, loss_ranks.run(some, 2, tmp_path_factory.mktemp("two"))
+def two():
+    some = some_cases(2, ("gather", "ring"))
+    return some, loss_ranks.run(some, 2)
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    some = cases(4, ("ring", "gather"), every=5)
-    return some, loss_ranks.run(some, 4, tmp_path_factory.mktemp("four"))
+def four():
+    some = some_cases(4, ("ring", "gather"))
+    return some, loss_ranks.run(some, 4)
 
 
 def test_two_ranks_equal_one_process(two):
@@ -35,33 +35,33 @@ def test_four_ranks_equal_one_process(four):
     check(*four)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("exchange", ["gather", "ring"])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_everything(world_size, exchange, tmp_path):
+def test_everything(world_size, exchange):
     some = cases(world_size, (exchange,))
-    check(some, loss_ranks.run(some, world_size, tmp_path))
+    check(some, loss_ranks.run(some, world_size))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("exchange", ["gather", "ring"])
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_every_loss_with_every_rule_in_float32(world_size, exchange, tmp_path):
+def test_every_loss_with_every_rule_in_float32(world_size, exchange):
     some = [Case(cut=[], create=create, dtype=torch.float32) for create in creations()]
     for place, case in enumerate(some):
         case.cut, case.settings = CUTS[world_size][place % 4], {"exchange": exchange}
-    check(some, loss_ranks.run(some, world_size, tmp_path, {}))
+    check(some, loss_ranks.run(some, world_size, {}))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_every_loss_with_every_rule_in_a_sharded_module(world_size, tmp_path):
+def test_every_loss_with_every_rule_in_a_sharded_module(world_size):
     """Network and loss in one ``fully_shard`` (FSDP2)."""
     some = [Case(cut=[], create=create, engine="fsdp") for create in creations()]
     for place, case in enumerate(some):
         case.cut = CUTS[world_size][place % 4]
         case.settings = {"exchange": ("gather", "ring")[place % 2]}
-    check(some, loss_ranks.run(some, world_size, tmp_path, {}))
+    check(some, loss_ranks.run(some, world_size, {}))
 
 
 SENTENCES = {
