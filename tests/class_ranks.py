@@ -3,17 +3,16 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import nearfar
+import rank_processes
 from nearfar.criterion.ranks.shard_state import sharded_weights
 from nearfar.distributed import settings
 from nearfar.errors import NearfarError
@@ -130,21 +129,10 @@ def solved(model: nn.Module, given: list[Tensor], rank: int = 0) -> dict[str, Te
 
 def run(size: int, folder: Path) -> list[dict[str, Any]]:
     """Return what each rank got: for each case, and of everything in ``DONE``."""
-    torch.multiprocessing.spawn(_host, (size, folder))
-    return [torch.load(folder / f"{size} ranks, {rank}", weights_only=False) for rank in range(size)]
+    return rank_processes.run(_work, size, size, folder)
 
 
-def _host(_: int, size: int, folder: Path) -> None:
-    """Fork before torch has started a thread, so that one import serves all ranks."""
-    torch.multiprocessing.start_processes(_work, (size, folder), nprocs=size, start_method="fork")
-
-
-def _work(rank: int, size: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.FileStore(str(folder / f"store of {size}"), size)
-    torch.distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60)
-    )
+def _work(rank: int, size: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"cases": []}
     for case in cases(size):
         settings.gradients = case.gradients  # pyrefly: ignore[bad-assignment]
@@ -154,11 +142,7 @@ def _work(rank: int, size: int, folder: Path) -> None:
         except Exception as error:
             raise RuntimeError(f"rank {rank}: {case}") from error
     settings.gradients = "mean"
-    for name, work in DONE.items():
-        found[name] = work(rank, size, folder)
-    torch.save(found, folder / f"{size} ranks, {rank}")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    return {**found, **{name: work(rank, size, folder) for name, work in DONE.items()}}
 
 
 DONE: dict[str, Callable[[int, int, Path], Any]] = {}

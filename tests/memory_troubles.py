@@ -10,15 +10,15 @@ from torch import Tensor
 
 import nearfar
 from memory_rows import rows
+from nearfar.criterion.ranks import across
 from nearfar.distributed import rank, settings, world_size
-from nearfar.losses import Sum, across
+from nearfar.losses import Sum
 from nearfar.memory import recalled
-from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
 from rank_troubles import last, sentence
-from ranked_problems import MEMORY, creations, further
+from ranked_problems import EVERY, MEMORY, creations, further
 
 TROUBLES: dict[str, Callable[[int], Any]] = {}
-SIZES = (40, 45, 37)
+SIZES, FILLED = (40, 45, 37), (3, 51, 96, 100)
 N, STEPS = 30, 7
 # Rows of each rank, a turn of them for each step: even, uneven, none.
 SHARES = {1: [[30]], 2: [[15, 15], [22, 8], [0, 30]], 4: [[8, 8, 7, 7], [1, 20, 0, 9], [0, 0, 30, 0]]}
@@ -39,8 +39,8 @@ def sharded(told: dict[str, Any], size: int) -> dict[str, Any]:
 def problems(*, all_rules: bool) -> Iterator[dict[str, Any]]:
     """Whatever is tested with a memory, or every loss with every rule."""
     told = [one for one in further() if "memory" in one]
-    for name in (*PAIR_LOSSES, *TRIPLET_LOSSES, *TWO_SIDED_LOSSES, *WHOLE_BATCH_LOSSES):
-        told.append({"create": {"name": name}, "memory": MEMORY, "steps": 2, "dtype": torch.float32})
+    for dtype in (torch.float64, torch.float32):
+        told += [{"create": {"name": name}, "memory": MEMORY, "steps": 2, "dtype": dtype} for name in EVERY]
     if all_rules:
         with_rules = (one for one in creations() if "classes" not in one)
         told = [
@@ -88,23 +88,32 @@ def file_of(found: dict[str, Any]) -> io.BytesIO:
 
 
 @trouble
-def contents(_: int) -> dict[str, Any]:
-    """All of it after seven steps, by gather and by ring, for sizes that nothing divides; and how large it is."""
+def contents(_: int) -> dict[int, dict[str, Any]]:
+    """All of it after seven steps, for sizes that nothing divides; and how large it is."""
+    return filled(("gather", "ring") if world_size() == 2 else ("ring", "gather"))
+
+
+def contents_by_the_other(_: int) -> dict[int, dict[str, Any]]:
+    """Each size by the exchange that ``contents`` has not taken for it."""
+    return filled(("ring", "gather") if world_size() == 2 else ("gather", "ring"))
+
+
+def filled(exchanges: tuple[str, str]) -> dict[int, dict[str, Any]]:
+    """Memories of each size after seven steps, by the exchanges in turns."""
     found = {}
-    for exchange in ("gather", "ring"):
-        settings.exchange = exchange
-        for size in (3, 51, 96, 100):
-            memory = nearfar.CrossBatchMemory(size, sharded=True)
-            whole = steps(memory, 0, STEPS)
-            parts = {name: getattr(memory, name) for name in ("embeddings", "inverse", "made")}
-            if exchange == "gather":
-                plain = steps(nearfar.CrossBatchMemory(size), 0, STEPS)
-                whole["plain"] = plain["steps"]
-            found[f"{exchange} {size}"] = {
-                **whole,
-                "rows": {name: len(part) for name, part in parts.items()},
-                "bytes": memory.embeddings.untyped_storage().nbytes(),
-            }
+    for place, size in enumerate(FILLED):
+        settings.exchange = exchanges[place % 2]
+        memory = nearfar.CrossBatchMemory(size, sharded=True)
+        whole = steps(memory, 0, STEPS)
+        parts = {name: getattr(memory, name) for name in ("embeddings", "inverse", "made")}
+        if settings.exchange == "gather":
+            whole["plain"] = steps(nearfar.CrossBatchMemory(size), 0, STEPS)["steps"]
+        found[size] = {
+            **whole,
+            "exchange": settings.exchange,
+            "rows": {name: len(part) for name, part in parts.items()},
+            "bytes": memory.embeddings.untyped_storage().nbytes(),
+        }
     settings.exchange = "auto"
     return found
 

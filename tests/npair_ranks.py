@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.multiprocessing
 
+import rank_processes
 from nearfar.caffe.layers import NPairMultiClassLoss
 from npair_oracle import TOPS, Settings
 
@@ -31,25 +30,13 @@ class Problem:
         return slice(start, start + self.counts[rank])
 
 
-def run(problems: list[Problem], world_size: int, folder: Path) -> list[list[dict[str, Any]]]:
+def run(problems: list[Problem], world_size: int) -> list[list[dict[str, Any]]]:
     """Return what each rank got for each problem: tops, grad, selected."""
-    torch.save(problems, folder / "problems")
-    torch.multiprocessing.spawn(_host, (world_size, folder))
-    return [torch.load(folder / f"rank{rank}", weights_only=False) for rank in range(world_size)]
+    return rank_processes.run(_work, world_size, problems)
 
 
-def _host(_: int, world_size: int, folder: Path) -> None:
-    """Fork before torch has started a thread, so that one import serves all ranks."""
-    torch.multiprocessing.start_processes(_work, (world_size, folder), nprocs=world_size, start_method="fork")
-
-
-def _work(rank: int, world_size: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = f"file://{folder / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
-    problems = torch.load(folder / "problems", weights_only=False)
-    torch.save(list(_solved(problems, rank)), folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+def _work(rank: int, problems: list[Problem]) -> list[dict[str, Any]]:
+    return list(_solved(problems, rank))
 
 
 def _solved(problems: list[Problem], rank: int) -> Iterator[dict[str, Any]]:

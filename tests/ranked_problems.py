@@ -23,6 +23,7 @@ CUTS: dict[int, list[list[int]]] = {
     2: [[12, 12], [17, 7], [24, 0], [1, 23]],
     4: [[6, 6, 6, 6], [11, 1, 9, 3], [10, 0, 14, 0], [0, 24, 0, 0]],
 }
+EVERY = [*PAIR_LOSSES, *TRIPLET_LOSSES, *TWO_SIDED_LOSSES, *WHOLE_BATCH_LOSSES]
 NAMING = ["easy", "easy_positive", "hard", "random", "semi_hard", "top_k", "distance_weighted"]
 NARROWING = ["interval", "multi_similarity", "relative"]
 TOLD: dict[str, list[dict[str, Any]]] = {
@@ -192,13 +193,13 @@ def mined(names: list[str]) -> Iterator[dict[str, Any]]:
             yield {"name": name, **told}
 
 
-def creations() -> Iterator[dict[str, Any]]:
-    """Every loss with every rule."""
+def creations(every: int = 1) -> Iterator[dict[str, Any]]:
+    """Every loss with no rule and with each; or with each ``every``-th of them, other ones than the loss before."""
     assert {*NAMING, *NARROWING} == set(rules.names()) - {"all"}
-    for name in [*PAIR_LOSSES, *TRIPLET_LOSSES, *TWO_SIDED_LOSSES, *WHOLE_BATCH_LOSSES]:
-        yield {"name": name}
-        for mining in mined([*NARROWING, *NAMING]):
-            yield {"name": name, "mining": mining}
+    told = [{}, *({"mining": mining} for mining in mined([*NARROWING, *NAMING]))]
+    for turn, name in enumerate(EVERY):
+        for mining in told[turn % every :: every]:
+            yield {"name": name, **mining}
     for name in ("l2_norm", "zero_mean", "uniformity"):
         yield {"name": name}
     for name in PROXY_LOSSES:
@@ -251,8 +252,6 @@ def further() -> Iterator[dict[str, Any]]:
     yield {"create": supcon, "memory": half, "steps": 3, "dtype": torch.float32}
     for mining in mined([*NARROWING, *NAMING]):
         yield {"create": {"name": "ntxent", "mining": mining}, "memory": MEMORY, "steps": 3}
-    for name in (*PAIR_LOSSES, *TRIPLET_LOSSES, *TWO_SIDED_LOSSES, *WHOLE_BATCH_LOSSES):
-        yield {"create": {"name": name}, "memory": MEMORY, "steps": 2}
     yield {"create": supcon, "settings": {"gradients": "sum"}}
     yield {"create": {"name": "histogram"}, "settings": {"gradients": "sum"}}
     yield {"create": {"name": "proxy_nca", **LEARNED}, "settings": {"gradients": "sum"}}
@@ -265,13 +264,32 @@ def further() -> Iterator[dict[str, Any]]:
     ):
         yield {"create": create, "engine": "fsdp"}
         yield {"create": create, "dtype": torch.float32}
-    for name in (*PAIR_LOSSES, *TRIPLET_LOSSES, *TWO_SIDED_LOSSES, *WHOLE_BATCH_LOSSES):
+
+
+def plainly() -> Iterator[dict[str, Any]]:
+    """Every loss against a memory, and in float32."""
+    for name in EVERY:
+        yield {"create": {"name": name}, "memory": MEMORY, "steps": 2}
         yield {"create": {"name": name}, "dtype": torch.float32}
 
 
-def cases(world_size: int, exchanges: tuple[str, ...], every: int = 1) -> list[Case]:
-    """All problems, or each ``every``-th, with the cuts and the exchanges in turns."""
-    told = [*({"create": create} for create in creations()), *further()][::every]
+def cases(world_size: int, exchanges: tuple[str, ...]) -> list[Case]:
+    """All problems."""
+    told = [*({"create": create} for create in creations()), *further(), *plainly()]
+    return dealt(told, world_size, exchanges)
+
+
+def some_cases(world_size: int, exchanges: tuple[str, ...]) -> list[Case]:
+    """Every loss, with every rule in turns; of what else there is two thirds on two ranks, a third on four."""
+    told = [{"create": create} for create in creations(every={2: 6, 4: 7}[world_size])]
+    told += [one for place, one in enumerate(further()) if (place % 3 == 2) == (world_size == 4)]
+    if world_size == 2:
+        told += [one for place, one in enumerate(plainly()) if place % 4 in (0, 3)]
+    return dealt(told, world_size, exchanges)
+
+
+def dealt(told: list[dict[str, Any]], world_size: int, exchanges: tuple[str, ...]) -> list[Case]:
+    """The problems on so many ranks, with the cuts and the exchanges in turns."""
     cuts, found = CUTS[world_size], []
     for place, one in enumerate(told):
         settings = {"exchange": exchanges[place // len(cuts) % len(exchanges)], **one.get("settings", {})}

@@ -1,13 +1,11 @@
 """Processes that search galleries of each other; for tests/evaluate/test_sharded.py."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.multiprocessing
 
+import rank_processes
 from nearfar.errors import NearfarError
 from nearfar.evaluate import Neighbours, neighbours_across_ranks, retrieval
 
@@ -35,19 +33,9 @@ def part(size: int, own: int) -> np.ndarray:
     return mixed[start : start + PARTS[size][own]]
 
 
-def run(size: int, folder: Path) -> list[dict[str, Any]]:
+def run(size: int) -> list[dict[str, Any]]:
     """Return what each rank found."""
-    torch.multiprocessing.spawn(_work, (size, folder), nprocs=size)
-    return [torch.load(folder / f"rank{k}", weights_only=False) for k in range(size)]
-
-
-def _work(own: int, size: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.FileStore(str(folder / "store"), size)
-    torch.distributed.init_process_group("gloo", store=store, rank=own, world_size=size)
-    torch.save(search(own, size), folder / f"rank{own}")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    return rank_processes.run(search, size, size)
 
 
 def search(own: int, size: int) -> dict[str, Any]:

@@ -14,11 +14,11 @@ def test_one_process_alone():
 
 
 @pytest.fixture(scope="module")
-def gathered(tmp_path_factory):
+def gathered():
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(n, 4, generator=generator) for n in (3, 1)]
     weights = [torch.randn(4, 4, generator=generator) for _ in rows]
-    return rows, weights, gathering_ranks.run(rows, weights, tmp_path_factory.mktemp("ranks"))
+    return rows, weights, gathering_ranks.run(rows, weights)
 
 
 def test_every_rank_has_all_rows_in_rank_order(gathered):

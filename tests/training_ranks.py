@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed
-import torch.multiprocessing
 from torch import Tensor, nn
 
+import rank_processes
 from nearfar.config import Config
 from nearfar.data import Share, create_sampler
 from nearfar.distributed import joined, of_rank_0, rank, wait_for_all
@@ -53,21 +53,17 @@ class Spoiled(nn.Module):
         return found
 
 
-def run(size: int, cases: list[Case], folder: Path) -> list[list[Any]]:
+def run(size: int, cases: list[Case]) -> list[list[Any]]:
     """Return what each case came to on each rank; an exception is what it is called and says."""
-    torch.multiprocessing.spawn(_work, (size, cases, folder), nprocs=size)
-    return [torch.load(folder / f"rank{k}", weights_only=False) for k in range(size)]
+    return rank_processes.run(_work, size, size, cases)
 
 
-def _work(own: int, size: int, cases: list[Case], folder: Path) -> None:
-    torch.set_num_threads(1)
+def _work(own: int, size: int, cases: list[Case]) -> list[Any]:
     found = []
     environment = {"RANK": own, "WORLD_SIZE": size, "MASTER_ADDR": "localhost", "LOCAL_WORLD_SIZE": size}
     os.environ |= {key: str(value) for key, value in environment.items()}
     together = [case for case in cases if "timeout" not in case[1]]
     apart = [case for case in cases if "timeout" in case[1]]
-    store = torch.distributed.FileStore(str(folder / "store"), size)
-    torch.distributed.init_process_group("gloo", store=store, rank=own, world_size=size)
     for name, arguments in together:
         found.append(_tried(name, arguments))
         wait_for_all()
@@ -77,7 +73,7 @@ def _work(own: int, size: int, cases: list[Case], folder: Path) -> None:
     for port, (name, arguments) in zip(ports, apart, strict=True):
         os.environ["MASTER_PORT"] = str(port)
         found.append(_tried(name, arguments))
-    torch.save(found, folder / f"rank{own}")
+    return found
 
 
 def _tried(name: str, arguments: dict[str, Any]) -> Any:

@@ -1,17 +1,16 @@
 """Two processes under DistributedDataParallel, each with its part of a batch in chunks; for tests/train/test_large_batch_ranks.py."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-import torch.multiprocessing
 from torch import Tensor, nn
 from torch.distributed import GradBucket
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 import nearfar
+import rank_processes
 from nearfar.distributed import gather_rows, row_counts
 from nearfar.train import two_pass
 
@@ -25,19 +24,12 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers).double()
 
 
-def run(
-    images: Tensor, labels: Tensor, cases: list[tuple[int, int]], folder: Path
-) -> list[list[dict[str, Any]]]:
+def run(images: Tensor, labels: Tensor, cases: list[tuple[int, int]]) -> list[list[dict[str, Any]]]:
     """For each rank and case (rows of rank 0, chunk): value, gradients, and how often they were exchanged."""
-    torch.multiprocessing.spawn(_work, (images, labels, cases, folder), nprocs=2)
-    return [torch.load(folder / f"rank{rank}") for rank in range(2)]
+    return rank_processes.run(_work, 2, images, labels, cases)
 
 
-def _work(rank: int, images: Tensor, labels: Tensor, cases: list[tuple[int, int]], folder: Path) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2
-    )
+def _work(rank: int, images: Tensor, labels: Tensor, cases: list[tuple[int, int]]) -> list[dict[str, Any]]:
     loss = nearfar.losses.create("supcon", across_ranks=False)
 
     def of_all(embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -58,5 +50,4 @@ def _work(rank: int, images: Tensor, labels: Tensor, cases: list[tuple[int, int]
         value = two_pass(model, of_all, images[rows], labels[rows], chunk)
         gradients = {name: p.grad.clone() for name, p in model.module.named_parameters()}
         found.append({"value": value, "gradients": gradients, "exchanged": exchanged})
-    torch.save(found, folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    return found

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import nearfar
+from nearfar.criterion import finite
 from nearfar.criterion.pair_slopes import pair_slopes
 from nearfar.errors import NearfarError
-from nearfar.losses import Loss, finite
+from nearfar.losses import Loss
 from nearfar.losses.parts.bins import of_positives
 from nearfar.losses.parts.registry import has_proxies
 from nearfar.similarity import (

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair"
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def ranks(request, tmp_path_factory):
-    found = loss_ranks.run([], request.param, tmp_path_factory.mktemp("ranks"), FAILURES)
+def ranks(request):
+    found = loss_ranks.run([], request.param, FAILURES)
     return [rank["troubles"] for rank in found]
 
 

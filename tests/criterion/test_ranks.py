@@ -1,7 +1,6 @@
 """Losses over several ranks equal one process: values, gradients, weights of losses; and one verdict for all."""
 
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,66 +8,23 @@ import torch
 import loss_ranks
 import nearfar
 import rank_troubles
-from nearfar.errors import NearfarError
 from nearfar.losses import Sum
-from ranked_problems import CUTS, Case, Model, batch, cases, creations, everything, solve
+from one_process import check
+from ranked_problems import CUTS, Case, cases, creations, some_cases
 
-BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-6}
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 
 
-_known: dict[str, dict] = {}
-
-
-def expected(case: Case) -> dict:
-    """What one process makes of it: the same however its rows are cut, but where pairs are listed by rank."""
-    key = repr(case if case.labels == "listed" else replace(case, cut=[], settings={}))
-    if key not in _known:
-        try:
-            steps = [everything(case, batch(case, step)) for step in range(case.steps)]
-            _known[key] = solve(Model(case), steps)
-        except NearfarError as error:
-            _known[key] = {"error": str(error)}
-    return _known[key]
-
-
-def scale(alone: dict[str, torch.Tensor], key: str) -> float:
-    """What an error is relative to: the largest component; of a number's gradient, which cancels, that of all."""
-    every = [value for name, value in alone.items() if name != "value"]
-    some = every if alone[key].numel() == 1 and key != "value" else [alone[key]]
-    return max(float(value.abs().max()) for value in some)
-
-
-def check(some: list[Case], ranks: list[dict]) -> None:
-    torch.set_num_threads(1)
-    wrong = []
-    for place, case in enumerate(some):
-        alone = expected(case)
-        for rank, found in enumerate(ranks):
-            if "error" in alone or "error" in found["cases"][place]:
-                if alone != found["cases"][place]:
-                    wrong.append(f"{case}: rank {rank} has {found['cases'][place]}, one process {alone}")
-                continue
-            factor = len(ranks) if case.settings.get("gradients") == "sum" else 1
-            for key, value in alone.items():
-                other = found["cases"][place][key] * (factor if key != "value" else 1)
-                bound = BOUNDS[case.dtype] * max(scale(alone, key), 1e-3)
-                apart = float((other - value).abs().max())
-                if not apart <= bound:
-                    wrong.append(f"{case}: rank {rank}, {key} is {apart:.1e} apart")
-    assert not wrong, "\n".join(wrong[:20])
+@pytest.fixture(scope="module")
+def two():
+    some = some_cases(2, ("gather", "ring"))
+    return some, loss_ranks.run(some, 2)
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    some = cases(2, ("gather", "ring"))
-    return some, loss_ranks.run(some, 2, tmp_path_factory.mktemp("two"))
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    some = cases(4, ("ring", "gather"), every=5)
-    return some, loss_ranks.run(some, 4, tmp_path_factory.mktemp("four"))
+def four():
+    some = some_cases(4, ("ring", "gather"))
+    return some, loss_ranks.run(some, 4)
 
 
 def test_two_ranks_equal_one_process(two):
@@ -79,33 +35,33 @@ def test_four_ranks_equal_one_process(four):
     check(*four)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("exchange", ["gather", "ring"])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_everything(world_size, exchange, tmp_path):
+def test_everything(world_size, exchange):
     some = cases(world_size, (exchange,))
-    check(some, loss_ranks.run(some, world_size, tmp_path))
+    check(some, loss_ranks.run(some, world_size))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("exchange", ["gather", "ring"])
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_every_loss_with_every_rule_in_float32(world_size, exchange, tmp_path):
+def test_every_loss_with_every_rule_in_float32(world_size, exchange):
     some = [Case(cut=[], create=create, dtype=torch.float32) for create in creations()]
     for place, case in enumerate(some):
         case.cut, case.settings = CUTS[world_size][place % 4], {"exchange": exchange}
-    check(some, loss_ranks.run(some, world_size, tmp_path, {}))
+    check(some, loss_ranks.run(some, world_size, {}))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_every_loss_with_every_rule_in_a_sharded_module(world_size, tmp_path):
+def test_every_loss_with_every_rule_in_a_sharded_module(world_size):
     """Network and loss in one ``fully_shard`` (FSDP2)."""
     some = [Case(cut=[], create=create, engine="fsdp") for create in creations()]
     for place, case in enumerate(some):
         case.cut = CUTS[world_size][place % 4]
         case.settings = {"exchange": ("gather", "ring")[place % 2]}
-    check(some, loss_ranks.run(some, world_size, tmp_path, {}))
+    check(some, loss_ranks.run(some, world_size, {}))
 
 
 SENTENCES = {

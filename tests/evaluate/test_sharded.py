@@ -12,11 +12,11 @@ from searching_ranks import SIMILARITIES
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """What each of 1, 2 or 4 ranks found; their parts have 200, 3 and 197, or 3, 110, 0 and 87 rows."""
     if request.param == 1:
         return [searching_ranks.search(0, 1)]
-    return searching_ranks.run(request.param, tmp_path_factory.mktemp("ranks"))
+    return searching_ranks.run(request.param)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

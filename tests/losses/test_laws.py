@@ -22,7 +22,9 @@ from nearfar.criterion import arithmetic
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
 from nearfar.losses.parts.registry import registry
-from nearfar.similarity import Relevance, scan, tiled
+from nearfar.similarity import Relevance
+from nearfar.similarity.tiled import block as tiled
+from nearfar.similarity.tiled import two_passes
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
@@ -165,7 +167,7 @@ def test_size_of_tiles(data, name):
         whole = outcome(create, problem)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tiled, "TILE", size)
-            patch.setattr(scan, "KEPT", 0)
+            patch.setattr(two_passes, "KEPT", 0)
             agree(outcome(create, problem), whole)
 
 

@@ -12,7 +12,9 @@ import nearfar
 from loss_problems import DRAWING, RULES, Problem, problems, seeds
 from nearfar.criterion import arithmetic
 from nearfar.errors import NearfarError
-from nearfar.similarity import Relevance, layout, tiled
+from nearfar.similarity import Relevance
+from nearfar.similarity.tiled import block as tiled
+from nearfar.similarity.tiled import layout
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, WHOLE_BATCH_LOSSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")

@@ -9,25 +9,30 @@ import torch
 import loss_ranks
 import nearfar
 from memory_rows import rows
-from memory_troubles import SIZES, STEPS, TROUBLES, N, problems, share, state, steps
+from memory_troubles import (
+    FILLED,
+    SIZES,
+    STEPS,
+    TROUBLES,
+    N,
+    contents_by_the_other,
+    problems,
+    share,
+    state,
+    steps,
+)
 from nearfar.losses import Sum
-from ranked_problems import CUTS, Case
-from test_ranks import check
+from one_process import check
+from ranked_problems import Case, dealt
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 RANKS = (2, 4)
 
 
-def cases(world_size: int, exchanges: tuple[str, ...], *, all_rules: bool = False) -> list[Case]:
-    """All problems, the cuts in turns; in float64 on two ranks by each exchange, otherwise by one or the other."""
-    cuts, found = CUTS[world_size], []
-    for place, told in enumerate(problems(all_rules=all_rules)):
-        both = world_size < 4 and told.get("dtype") != torch.float32
-        some = exchanges if both else exchanges[place % len(exchanges) :][:1]
-        for turn, exchange in enumerate(some):
-            cut = cuts[(place // 2 + turn) % len(cuts)]
-            found.append(Case(**{**told, "cut": cut, "settings": {"exchange": exchange}}))
-    return found
+def cases(world_size: int) -> list[Case]:
+    """Every second problem on two ranks and the others on four; the cuts and the exchanges in turns."""
+    told = [*problems(all_rules=False)][{2: 0, 4: 1}[world_size] :: 2]
+    return dealt(told, world_size, ("gather", "ring"))
 
 
 def whole(some: list[Case]) -> list[Case]:
@@ -36,10 +41,9 @@ def whole(some: list[Case]) -> list[Case]:
 
 
 @pytest.fixture(scope="module", params=RANKS)
-def found(request, tmp_path_factory):
-    some = cases(request.param, ("gather", "ring"))
-    ranks = loss_ranks.run(some, request.param, tmp_path_factory.mktemp("ranks"), TROUBLES)
-    return some, ranks
+def found(request):
+    some = cases(request.param)
+    return some, loss_ranks.run(some, request.param, TROUBLES)
 
 
 @pytest.fixture
@@ -53,13 +57,13 @@ def test_values_and_gradients_are_those_of_one_process(found):
     check(whole(some), ranks)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("world_size", "exchanges"), [(2, ("gather",)), (2, ("ring",)), (4, ("gather", "ring"))]
-)
-def test_every_loss_with_every_rule(world_size, exchanges, tmp_path):
-    some = cases(world_size, exchanges, all_rules=True)
-    check(whole(some), loss_ranks.run(some, world_size, tmp_path, {}))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+@pytest.mark.parametrize("all_rules", [False, True], ids=["every problem", "every loss with every rule"])
+@pytest.mark.parametrize("world_size", RANKS)
+def test_everything(world_size, all_rules, exchange):
+    some = dealt([*problems(all_rules=all_rules)], world_size, (exchange,))
+    check(whole(some), loss_ranks.run(some, world_size, {}))
 
 
 def alone(size: int, first: int = 0) -> dict[str, Any]:
@@ -86,16 +90,27 @@ def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("exchange", ["gather", "ring"])
-@pytest.mark.parametrize("size", [3, 51, 96, 100])
-def test_contents_after_wrapping_round(troubles, size, exchange):
+@pytest.mark.parametrize("size", FILLED)
+def test_contents_after_wrapping_round(troubles, size):
     """210 rows of two and more turns, and each rank holds one part: ⌈M/W⌉ rows at most."""
-    ranks, world_size = [rank["contents"][f"{exchange} {size}"] for rank in troubles], len(troubles)
-    expected = alone(size)
+    check_contents([rank["contents"][size] for rank in troubles], size)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("world_size", RANKS)
+def test_contents_by_the_other_exchange(world_size):
+    ranks = loss_ranks.run([], world_size, {"contents": contents_by_the_other})
+    for size in FILLED:
+        check_contents([rank["troubles"]["contents"][size] for rank in ranks], size)
+
+
+def check_contents(ranks: list[dict[str, Any]], size: int) -> None:
+    expected, world_size = alone(size), len(ranks)
     assert not expected["steps"][-1]["drift"].isnan()
     assert_same_steps(expected, ranks)
     for own, found in enumerate(ranks):
-        for one, other in zip(found["steps"], found.get("plain", []), strict=exchange == "gather"):
+        gathered = found["exchange"] == "gather"
+        for one, other in zip(found["steps"], found.get("plain", []), strict=gathered):
             assert torch.equal(one["value"], other["value"])
             assert torch.equal(one["gradient"], other["gradient"])
         held = len(range(own, size, world_size))

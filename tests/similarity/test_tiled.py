@@ -22,13 +22,10 @@ from nearfar.similarity import (
     SoftplusSum,
     Sum,
     TopK,
-    products,
-    ranked_steps,
-    scan,
-    softmax_steps,
-    tiled,
 )
 from nearfar.similarity.threads import in_turn
+from nearfar.similarity.tiled import block as tiled
+from nearfar.similarity.tiled import ranked_steps, similarities, softmax_steps, two_passes
 from problems import PAIR_LOSSES, batch
 
 
@@ -40,7 +37,7 @@ def value_and_gradient(create: dict, x, labels, **call):
     return value.detach(), grad
 
 
-@pytest.mark.parametrize("kept", [0, scan.KEPT])
+@pytest.mark.parametrize("kept", [0, two_passes.KEPT])
 @pytest.mark.parametrize("size", [16, 50, 512])
 @pytest.mark.parametrize("mining", [None, "hard", "semi_hard", "multi_similarity"])
 @pytest.mark.parametrize("name", ["supcon", "triplet", "contrastive", "lifted_structure_generalized"])
@@ -72,8 +69,8 @@ def test_tiles_that_are_kept_and_tiles_made_again_give_the_same_bits(monkeypatch
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_tiles_are_kept_where_all_of_them_take_few_bytes(monkeypatch, fits):
-    made, tile = [], products.Inner.tile
-    monkeypatch.setattr(products.Inner, "tile", lambda self, i, j: made.append(i) or tile(self, i, j))
+    made, tile = [], similarities.Inner.tile
+    monkeypatch.setattr(similarities.Inner, "tile", lambda self, i, j: made.append(i) or tile(self, i, j))
     monkeypatch.setattr(tiled, "TILE", 32)
     monkeypatch.setattr(scan, "KEPT", 240 * (240 + 30) // 2 * 8 - (0 if fits else 1))  # blocks of 30 rows
     x, labels = batch(60, 4, 16)
@@ -181,8 +178,8 @@ def test_distances_of_near_pairs_keep_their_digits(measure):
 def test_tiles_under_every_threshold_are_skipped(monkeypatch):
     """Separated classes: after the first pass no tile is made again, and nothing changes."""
     made = []
-    tile = scan.Scan._tile
-    monkeypatch.setattr(scan.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
+    tile = two_passes.Scan._tile
+    monkeypatch.setattr(two_passes.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
     monkeypatch.setattr(tiled, "TILE", 16)
     labels = torch.arange(16).repeat_interleave(4)
     x = torch.eye(16, dtype=torch.float64)[labels] + 0.01 * torch.randn(64, 16, dtype=torch.float64)
@@ -225,8 +222,8 @@ def test_the_nearest_negative_is_never_a_positive_that_ties_with_it():
 
 def test_several_reductions_share_one_pass(monkeypatch):
     made = []
-    tile = scan.Scan._tile
-    monkeypatch.setattr(scan.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
+    tile = two_passes.Scan._tile
+    monkeypatch.setattr(two_passes.Scan, "_tile", lambda self, i, j: made.append((i, j)) or tile(self, i, j))
     x, labels = batch(10, 4, 8)
     pairs = Pairs.within(x, labels, backend="tiled")
     pairs.stream(LogSumExp(scale=3.0), Max(), ArgMax(), Sum(), Count(above=0.1), SoftplusSum(0.0), TopK(3))

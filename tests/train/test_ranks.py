@@ -116,7 +116,7 @@ def two(of_nine: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "nan": ("spoil", {**spoiled, "folder": folder / "nan", "how": "nan", "at": 3}),
         "fails": ("spoil", {**spoiled, "folder": folder / "fails", "how": "fail", "at": 3}),
     }
-    found = training_ranks.run(2, list(cases.values()), folder)
+    found = training_ranks.run(2, list(cases.values()))
     return {"folder": folder, **{name: [found[0][k], found[1][k]] for k, name in enumerate(cases)}}
 
 

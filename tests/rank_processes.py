@@ -1,0 +1,38 @@
+"""Ranks: processes that do a piece of work together, forked from one that has imported what such work needs."""
+
+import multiprocessing
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+# It is started once for all tests of a process, and torch has started no thread in it.
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    ["pytest", "torch._dynamo", "torch.distributed.fsdp", "nearfar.evaluate", "nearfar.train"]
+)
+
+
+def run(work: Callable[..., Any], size: int, *given: Any) -> list[Any]:
+    """Return what ``work(rank, *given)`` comes to on each of ``size`` ranks."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save((work, given), folder / "work")
+        torch.multiprocessing.start_processes(_work, (folder, size), nprocs=size, start_method="forkserver")
+        return [torch.load(folder / f"rank{rank}", weights_only=False) for rank in range(size)]
+
+
+def _work(rank: int, folder: Path, size: int) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(str(folder / "store"), size)
+    timeout = timedelta(minutes=2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+    work, given = torch.load(folder / "work", weights_only=False)
+    torch.save(work(rank, *given), folder / f"rank{rank}")
+    if torch.distributed.is_initialized():  # some leave the group by themselves
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
