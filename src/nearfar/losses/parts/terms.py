@@ -32,7 +32,7 @@ class Terms:
         count: Callable[[], Float[Tensor, " anchor"]],
         active: Callable[[], Float[Tensor, " anchor"]],
     ) -> "Terms":
-        """Return terms that are counted where it matters; see ``Pairs.plain`` for what to count without gradient."""
+        """Return terms that are counted where it matters: without gradient, of ``Pairs.plain``."""
         return _Counted(total, count, active)
 
     def detach(self) -> "Terms":
