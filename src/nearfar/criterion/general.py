@@ -119,9 +119,7 @@ class General(Arithmetic):
         labels, (learning, again) = batch.labels, past.meets(memory, self.training)
         class_labels = self.classes_on(batch.embeddings.device)
         everywhere = meet(self.name, class_labels, labels, self.sample if self.training else 1.0)
-        if self._entry.needs != "nothing" and self.unlabelled is None and rank() == 0:
-            told = (batch.labels, batch.candidate_labels)
-            self.notices.look_for_missing([x for x in told if isinstance(x, Tensor) and x.ndim == 1])
+        self._look_for_missing(batch)
         met = everywhere
         if across is not None and self.shard is not None and everywhere is not None:
             met = self.shard.here(everywhere)
@@ -193,6 +191,11 @@ class General(Arithmetic):
         if self._entry.needs != "nothing" and (not self.across_ranks or rank() == 0):
             self.notices.look_for_positives(listed, n)
         return result
+
+    def _look_for_missing(self, batch: Batch) -> None:
+        if self._entry.needs != "nothing" and self.unlabelled is None and rank() == 0:
+            told = (batch.labels, batch.candidate_labels)
+            self.notices.look_for_missing([x for x in told if isinstance(x, Tensor) and x.ndim == 1])
 
     def _ahead(self, weights: Tensor | None) -> bool:
         """Whether the gradient can be computed ahead: of a scalar, with nothing else to learn."""
