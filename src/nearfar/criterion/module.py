@@ -2,13 +2,12 @@
 
 from contextlib import nullcontext
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nearfar.criterion.batch import Batch
-from nearfar.criterion.finite import AT_ONCE, FINITE, Verdict, judge
+from nearfar.criterion.finite import FINITE, Verdict, judge
 from nearfar.criterion.general import General
 from nearfar.criterion.nearby import computed_nearby, lacks_float64
 from nearfar.criterion.statistics import Statistics
@@ -18,10 +17,8 @@ from nearfar.memory import CrossBatchMemory
 from nearfar.pairs import Pairs
 from nearfar.similarity import Relation, SameClass, choose
 from nearfar.similarity.dense.matrix import DenseBlock
+from nearfar.similarity.dense.products import ordinary_lengths
 from nearfar.similarity.stable import full_precision
-
-LEAST, MOST = 1e-12, 1e12
-"""Lengths between which all that is computed of a row in float32 is an ordinary number."""
 
 
 class Loss(General):
@@ -118,16 +115,11 @@ class Loss(General):
     def _judged(self, x: Float[Tensor, "n dim"]) -> tuple[Verdict, Tensor, Float[Tensor, "n 1"] | None]:
         """Judge what is given, and return it with its lengths, where these tell and are ordinary numbers."""
         numbers, tells = self.numbers, self.similarity == "cosine" and self._entry.view is None
-        if not tells or not x.numel() or x.device.type not in AT_ONCE or torch.compiler.is_compiling():
-            judged = judge((x, *numbers))
-            return judged, judged.rows(x), None
-        length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
-        each = length.numpy()
-        ordinary = np.minimum.reduce(each, None) > LEAST and np.maximum.reduce(each, None) < MOST
-        if ordinary and not numbers:
+        length = ordinary_lengths(x) if tells else None
+        if length is not None and not numbers:
             return FINITE, x, length
-        judged = judge((*numbers,) if ordinary else (x, *numbers))
-        return judged, judged.rows(x), length if ordinary else None
+        judged = judge((*numbers,) if length is not None else (x, *numbers))
+        return judged, judged.rows(x), length
 
     @property
     def compares_with_the_batch(self) -> bool:

@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.similarity.measure import between, few
 from nearfar.similarity.stable import lengths, normalize
+
+LEAST, MOST = 1e-12, 1e12
+"""Lengths between which all that is computed of a row in float32 is an ordinary number."""
 
 Compared = tuple[Tensor, Tensor, Tensor]
 """(S [row, column], rows and columns as they are compared)"""
@@ -67,6 +71,19 @@ class _Products(torch.autograd.Function):
         return dx, dy, None, None
 
 
+def ordinary_lengths(x: Float[Tensor, "row dim"]) -> Float[Tensor, "row 1"] | None:
+    """Return the lengths of rows where all that is computed of them is an ordinary number, else None.
+
+    A device that would have to be waited for is not asked.
+    """
+    if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
+        return None
+    length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
+    each = length.numpy()
+    ordinary = np.minimum.reduce(each, None) > LEAST and np.maximum.reduce(each, None) < MOST
+    return length if ordinary else None
+
+
 def row_lengths(x: Float[Tensor, "row dim"]) -> Float[Tensor, "row 1"]:
     """Return the length of each row, in float64, without gradient; NaN or infinite where a number is."""
     if x.dtype == torch.float32:  # whose squares neither overflow nor vanish in float64
@@ -80,6 +97,8 @@ def _prepared(
     """Return rows as they are compared, and what they were multiplied with: 0 for a zero row."""
     if not unit:
         return x.to(work), None
+    if length is None:
+        length = ordinary_lengths(x)
     if length is not None:
         inverse = length.to(work).reciprocal()
         return x * inverse, inverse
