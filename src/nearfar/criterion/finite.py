@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.criterion.batch import Batch
+from nearfar.similarity.stable import read
 
 AT_ONCE = ("cpu",)
 """Devices whose numbers can be read without waiting for them."""
@@ -73,11 +74,6 @@ def judge(given: Iterable[Tensor | None]) -> Verdict:
     if torch.compiler.is_compiling() or not all(end.device.type in AT_ONCE for end in ends):
         return Verdict(torch.stack(ends).mul(0.0).sum() + 1.0)
     return verdict(all(isfinite(read(end)) for end in ends))
-
-
-def read(x: Float[Tensor, ""]) -> float:
-    """Return a number that lies on the CPU."""
-    return float((x if x.dtype in (torch.float32, torch.float64) else x.float()).numpy())
 
 
 def verdict(finite: bool) -> Verdict:

@@ -28,7 +28,7 @@ def uniforms(key: int, names: Int[Tensor, " row"], draws: int) -> Float[Tensor, 
 
 def key_of(seed: int | None) -> int:
     """Return the seed, or 63 bits drawn from torch's generator, which training seeds anew for every step."""
-    return int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    return int(torch.randint(2**63 - 1, ()).numpy()) if seed is None else seed
 
 
 def names_of(pairs: Pairs) -> Int[Tensor, " anchor"]:
@@ -38,7 +38,7 @@ def names_of(pairs: Pairs) -> Int[Tensor, " anchor"]:
         return relation.anchor_ids.long()
     if relation.rows is not None:
         return relation.rows
-    return torch.arange(len(pairs), device=pairs.positives.anchor.device)
+    return torch.arange(len(pairs), device=pairs.block.anchors.device)
 
 
 def mixed(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

@@ -8,14 +8,15 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.mining.counter import key_of, names_of, uniforms
-from nearfar.mining.places import counts, places
+from nearfar.mining.places import counts, largest, places
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import Measure, Sample
+from nearfar.similarity.stable import read
 from nearfar.similarity.stored import CHUNK
 
 
-@register_rule
+@register_rule(table=True)
 def distance_weighted(
     pairs: Pairs, *, nearest: float = 0.5, farthest: float | None = 1.4, seed: int | None = None
 ) -> Pairs:
@@ -47,7 +48,7 @@ def distance_weighted(
             f"distances must satisfy 0 < nearest < farthest; got nearest={nearest}, farthest={farthest}."
         )
     _check_unit_length(pairs)
-    most = int(counts(pairs).max()) if len(pairs) else 0
+    most = largest(counts(pairs))
     uniform = uniforms(key_of(seed), names_of(pairs), max(1, most))
     weight = log_weight(pairs.measure, pairs.block.anchors.shape[1], nearest, farthest)
     (drawn,) = pairs.stream(Sample(weight, uniform))
@@ -80,9 +81,9 @@ def _check_unit_length(pairs: Pairs) -> None:
         lengths += [stored[a : a + CHUNK].norm(dim=1) for a in range(0, len(stored), CHUNK)]
     for length in lengths:
         # Unit vectors in half precision miss by 0.004; a zero vector has no direction and is let through.
-        wrong = length[(length > 0) & ((length - 1).abs() > 0.01)]
-        if len(wrong):
+        wrong = length.masked_fill((length == 0) | ((length - 1).abs() <= 0.01), 0.0)
+        if len(wrong) and read(found := wrong.max()):
             raise NearfarError(
                 f"distance_weighted knows the distances of unit vectors, but a vector here has length "
-                f"{float(wrong[0]):.3g}; use similarity='cosine' or normalise the embeddings."
+                f"{float(found):.3g}; use similarity='cosine' or normalise the embeddings."
             )

@@ -1,11 +1,13 @@
 """The positives of each anchor in order: what rules that count among them need."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from nearfar.kept import PositiveTable
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count
+from nearfar.similarity.stable import read
 
 MANY = 1024
 """Of negatives for each anchor, a number that is taken as it is."""
@@ -13,6 +15,8 @@ MANY = 1024
 
 def counts(pairs: Pairs) -> Int[Tensor, " anchor"]:
     """Return how many positives each anchor has, as whole numbers."""
+    if isinstance(pairs.positives, PositiveTable):
+        return pairs.positives.there.sum(1)
     return torch.bincount(pairs.positives.anchor, minlength=len(pairs))
 
 
@@ -21,15 +25,24 @@ def at_most(pairs: Pairs, k: int) -> int:
     if k <= MANY:
         return k
     (count,) = pairs.stream(Count())
-    return min(k, max(1, int(count.max()) if len(count) else 1))
+    return min(k, max(1, largest(count)))
+
+
+def largest(count: Shaped[Tensor, " anchor"]) -> int:
+    """Return the largest of some counts, 0 of none; a device other than the CPU is waited for."""
+    return int(read(count.max())) if len(count) else 0
 
 
 def places(pairs: Pairs, values: Float[Tensor, " positive"] | None = None) -> Int[Tensor, " positive"]:
     """Return the place of each positive among its anchor's, counted from 0.
 
     Args:
-        values: the smallest comes first, and of equals the first candidate; None counts as they are listed.
+        values: the smallest comes first, and of equals the first candidate; None counts as they are listed,
+            which a table of positives can tell as well.
     """
+    if isinstance(pairs.positives, PositiveTable):
+        assert values is None, "positives are put in order in a list"
+        return (pairs.positives.there.cumsum(1) - 1).clamp_(min=0)
     anchor, count = pairs.positives.anchor, counts(pairs)
     listed = torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
     return (

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.mining.counter import key_of, names_of, uniforms
-from nearfar.mining.places import at_most, counts, places
+from nearfar.mining.places import at_most, counts, largest, places
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, Sample
 
 
-@register_rule
+@register_rule(table=True)
 def random(
     pairs: Pairs, *, keep_negatives: int = 1, keep_positives: int | None = None, seed: int | None = None
 ) -> Pairs:
@@ -35,6 +35,8 @@ def random(
             f"random draws 1 or more of each kind; got keep_negatives={keep_negatives}, "
             f"keep_positives={keep_positives}."
         )
+    if keep_positives is not None:
+        pairs = pairs.as_list()
     key, names = key_of(seed), names_of(pairs)
     (count,) = pairs.stream(Count())
     rank = subsets(uniforms(key, names, at_most(pairs, keep_negatives)), count.long())
@@ -43,7 +45,7 @@ def random(
     (columns,) = pairs.stream(Sample(torch.zeros_like, middle))
     keep = None
     if keep_positives is not None:
-        lot = uniforms(~key, names, int(counts(pairs).max()) if len(pairs) else 0)
+        lot = uniforms(~key, names, largest(counts(pairs)))
         keep = places(pairs, lot[pairs.positives.anchor, places(pairs)]) < keep_positives
     return pairs.narrow(positives=keep, columns=columns.masked_fill(rank < 0, -1))
 

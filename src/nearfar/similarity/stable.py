@@ -54,8 +54,11 @@ def _ordinary(square: Float[Tensor, "n 1"]) -> bool:
     """
     if square.device.type != "cpu":
         return False
+    if torch.compiler.is_compiling():
+        return False
     most = 2.0**80 if square.dtype == torch.float32 else 2.0**600
-    return bool(((square >= 1 / most) & (square <= most)).all())
+    each = square.numpy()
+    return bool(((each >= 1 / most) & (each <= most)).all())
 
 
 def _near_one(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n 1"]:
@@ -104,3 +107,11 @@ def taken(x: Shaped[Tensor, "row *rest"], index: Int[Tensor, "*some"]) -> Tensor
     The gradient of indexing is added up by all threads at once, in whatever order they come.
     """
     return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])
+
+
+def read(x: Shaped[Tensor, ""]) -> float:
+    """Return a number, by the way that no device is waited for where it lies on the CPU."""
+    if x.device.type != "cpu":
+        return float(x)
+    x = x.detach()
+    return float((x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy())
