@@ -1,7 +1,7 @@
 """Losses as a person writes them for a small batch: the whole matrix, masks, plain autograd.
 
-Each takes embeddings [n, dim] and labels [n] (those with proxies also the proxies [class, dim], the class being
-the label) and gives the loss that ``nearfar.losses.create`` computes with the same settings.
+Each takes embeddings [n, dim] and labels [n], those with proxies the proxies [class, dim] as well, the class
+being the label, and gives the loss that ``nearfar.losses.create`` computes with the same settings.
 """
 
 from collections.abc import Callable
@@ -115,7 +115,9 @@ def proxy_anchor(x: Tensor, y: Tensor, proxies: Tensor, margin: float = 0.1, alp
     return (softplus(pull) * here).sum() / here.sum().clamp(min=1) + softplus(push).mean()
 
 
-def arcface(x: Tensor, y: Tensor, proxies: Tensor, margin: float = 0.5, temperature: float = 1 / 64) -> Tensor:
+def arcface(
+    x: Tensor, y: Tensor, proxies: Tensor, margin: float = 0.5, temperature: float = 1 / 64
+) -> Tensor:
     s = normalize(x, dim=1) @ normalize(proxies, dim=1).T
     own = s.gather(1, y[:, None])
     sine = (1 - own.square()).clamp(min=1e-12).sqrt()

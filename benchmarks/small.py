@@ -2,7 +2,7 @@
 
     python benchmarks/small.py                  # 16 to 1,024 rows, 128 and 512 dimensions, 1 and 2 threads
     python benchmarks/small.py --compiled       # the same through torch.compile, at fewer sizes
-    python benchmarks/small.py -n 32 -n 128 --dim 128 --threads 1 --loss supcon   # some of it, not written
+    python benchmarks/small.py -n 32 --dim 128 --threads 1 --loss supcon   # some of it, not written
 
 Forward and backward of one batch of P x 4 rows. All take turns, call by call, in one process; the figure is the
 median over the turns. Writes benchmarks/results/small.{json,md}.
@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import by_hand
@@ -209,9 +209,9 @@ def table(cells: list[dict], about: dict[str, str]) -> str:
             ]
     ratios = {who: [] for who in cells[0]["ms"] if who != "nearfar"}
     for cell in cells:
-        for who in ratios:
+        for who, each in ratios.items():
             if cell["n"] <= 512:
-                ratios[who].append(cell["ms"][who] / cell["ms"]["nearfar"])
+                each.append(cell["ms"][who] / cell["ms"]["nearfar"])
     words.append("\n## How many times nearfar's time the others take, up to 512 rows\n")
     words.append("| | least | median | most |\n|---|---|---|---|")
     words += [

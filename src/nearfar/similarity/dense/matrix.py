@@ -101,9 +101,11 @@ class DenseBlock:
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]
     ) -> tuple[Tensor, ...]:
         s, out = self.matrix, self.left_out(interval)
-        if any(isinstance(r, OrderStatistic) and r.over == "batch" for r in reductions):
-            return tuple(self._one(s, out, owners, reduction) for reduction in reductions)
-        found: dict[int, Tensor] = {}
+        found = {
+            k: order_statistic(s.detach().reshape(1, -1), ~out.reshape(1, -1), r.rank).expand(len(s))
+            for k, r in enumerate(reductions)
+            if isinstance(r, OrderStatistic) and r.over == "batch"
+        }
         for per in dict.fromkeys(reduction.per for reduction in reductions):
             match per:
                 case "anchor":
@@ -112,7 +114,7 @@ class DenseBlock:
                     rows, left_out = s.mT, out.mT
                 case "positive":
                     rows, left_out = s.index_select(0, owners), out.index_select(0, owners)
-            some = [k for k, reduction in enumerate(reductions) if reduction.per == per]
+            some = [k for k, reduction in enumerate(reductions) if reduction.per == per and k not in found]
             values = reduced(rows, [Asked(reductions[k], left_out) for k in some])
             found.update(zip(some, values, strict=True))
         return tuple(found[k] for k in range(len(reductions)))
@@ -125,11 +127,6 @@ class DenseBlock:
         return tuple(
             reduced(self.matrix, [*[Asked(r, out, bounded=self._unit) for r in negatives], *positives])
         )
-
-    def _one(self, s: Tensor, out: Tensor, owners: Tensor, reduction: Reduction) -> Tensor:
-        if isinstance(reduction, OrderStatistic) and reduction.over == "batch":
-            return order_statistic(s.detach().view(1, -1), ~out.view(1, -1), reduction.rank).expand(len(s))
-        return self.stream(Interval(), owners, (reduction,))[0]
 
     def scaled(self, factor: float | Float[Tensor, ""]) -> "DenseBlock":
         """Return the same comparisons with every similarity times ``factor``, of the same vectors."""
