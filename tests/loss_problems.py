@@ -1,8 +1,9 @@
-"""Batches, and losses to give them to, as Hypothesis draws them: every rule in each, the measures in turns."""
+"""Batches, and losses to give them to, as Hypothesis draws them: several rules in each, the measures in turns."""
 
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -78,6 +79,15 @@ NEEDED: dict[str, dict[str, st.SearchStrategy]] = {
 DRAWING = ["distance_weighted", "random"]
 
 
+def with_rules(names: list[str], every: int, turn: int) -> pytest.MarkDecorator:
+    """Losses, and no rule or each ``every``-th, other ones than for the loss before; exhaustive: with all."""
+    rules, told = [None, *RULES], []
+    for place, name in enumerate(names):
+        told.append(pytest.param(name, rules[(place + turn) % every :: every], id=name))
+        told.append(pytest.param(name, rules, id=f"{name}, every rule", marks=pytest.mark.exhaustive))
+    return pytest.mark.parametrize(("name", "rules"), told)
+
+
 @dataclass(frozen=True)
 class Problem:
     """Losses to create, and a batch to give them."""
@@ -91,7 +101,7 @@ class Problem:
 
 
 @st.composite
-def problems(draw, name, rules=(None, *RULES), by_batch=True):
+def problems(draw, name, rules, by_batch=True):
     """Draw a batch, and settings of the loss with each of the rules.
 
     Args:

@@ -12,23 +12,27 @@ from nearfar.errors import NearfarError
 from nearfar.losses import Loss
 from nearfar.losses.parts.registry import has_proxies
 from nearfar.similarity.tiled import block as tiled
+from problems import BACKENDS
 
 EVERY = nearfar.losses.names()
-RULES = [None, *nearfar.mining.names()]
-# What autograd does alone: an interval, and candidates by name.
+RULES = nearfar.mining.names()
+Told = tuple[str | None, torch.dtype, str | None]
+# "sum" compares a batch with itself and with the memory.
+PLAIN: list[Told] = [
+    (None, torch.float32, "sum"),
+    (None, torch.float32, "together"),
+    (None, torch.float64, None),
+]
+# What autograd does alone there: an interval, and candidates by name.
 FEW = {"dense": [None, "hard", "top_k"], "reference": [None]}
 SETTINGS = {"interval": {"above": -0.5}, "random": {"seed": 0}, "distance_weighted": {"seed": 0}}
 WARM, STEPS = 1, 2
 
 
-def losses(
-    name: str, rules: list[str | None], backend: str, dtype: torch.dtype
-) -> Iterator[tuple[str | None, Loss]]:
-    """The loss with each rule; one with proxies takes none."""
+def loss_with(name: str, rule: str | None, backend: str, dtype: torch.dtype) -> Loss:
     classes = {"classes": 6, "dim": 4} if has_proxies(name) else {}
-    for rule in rules[:1] if classes else rules:
-        mining = rule and {"name": rule, **SETTINGS.get(rule, {})}
-        yield rule, nearfar.losses.create(name, mining=mining, backend=backend, **classes).to(dtype)
+    mining = rule and {"name": rule, **SETTINGS.get(rule, {})}
+    return nearfar.losses.create(name, mining=mining, backend=backend, **classes).to(dtype)
 
 
 def step_of(loss: Loss, dtype: torch.dtype, combine: str | None) -> Callable[[], None]:
@@ -82,27 +86,40 @@ def no_collector() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled", "reference"])
+@pytest.mark.parametrize("turn", range(3), ids=BACKENDS)
+@pytest.mark.parametrize("place", range(len(EVERY)), ids=EVERY)
+def test_steps_leave_nothing_behind(place, turn, monkeypatch):
+    """Against a memory, without one and in float64 in turns, and in tiles with a fourth of the rules."""
+    plain = PLAIN[(place + turn) % 3]
+    rules = [(rule, torch.float32, "sum") for rule in RULES[place % 4 :: 4]]
+    check(EVERY[place], [plain, *rules], BACKENDS[turn], monkeypatch)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", EVERY)
-def test_steps_leave_nothing_behind(name, backend, monkeypatch):
-    """With every rule; "sum" compares a batch with itself and with the memory."""
+def test_steps_with_every_rule_leave_nothing_behind(name, backend, monkeypatch):
+    rules = [(rule, torch.float32, "sum") for rule in RULES]
+    assert check(name, [*PLAIN, *rules], backend, monkeypatch) >= 3
+
+
+def check(name: str, told: list[Told], backend: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Take the steps of a loss with each of the rules that it takes; return how many of them."""
     monkeypatch.setattr(tiled, "TILE", 4)
     left, tried = {}, 0
-    for dtype, combine, rules in [
-        (torch.float32, "sum", RULES if backend == "tiled" else FEW[backend]),
-        (torch.float32, "together", RULES[:1]),
-        *([(torch.float64, None, RULES[:1])] if backend == "tiled" else []),
-    ]:
-        for rule, loss in losses(name, rules, backend, dtype):
-            try:
-                step = step_of(loss, dtype, combine)
-                step()
-            except NearfarError:  # it takes no memory, or no such rule
-                if rule is not None:
-                    continue
-                step = step_of(loss, dtype, None)
-            tried += 1
-            if any(found := growth(step)):
-                left[rule, combine, dtype] = found
+    for rule, dtype, combine in told:
+        if rule not in FEW.get(backend, [rule]):
+            continue
+        try:
+            loss = loss_with(name, rule, backend, dtype)
+            step = step_of(loss, dtype, combine)
+            step()
+        except NearfarError:  # it takes no memory, or no such rule
+            if rule is not None:
+                continue
+            step = step_of(loss, dtype, None)
+        tried += 1
+        if any(found := growth(step)):
+            left[rule, combine, dtype] = found
     assert not left
-    assert tried >= 2
+    return tried

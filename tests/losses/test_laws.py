@@ -1,7 +1,7 @@
 """What must not change a loss: the order of rows, the names of classes, the backend, how the work is cut.
 
-Every loss without proxies with every mining rule, under every measure: each example takes all the rules and
-turns the measures among them. Hypothesis draws the settings and the batch, of any kind of labels. Embeddings are
+Every loss without proxies with mining rules, under every measure: each example takes several rules and turns the
+measures among them. Hypothesis draws the settings and the batch, of any kind of labels. Embeddings are
 normal deviates, so that no two similarities tie. Where a loss and a rule do not go together, every way to
 compute them must say so.
 """
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import nearfar
-from loss_problems import DRAWING, RULES, Problem, problems
+from loss_problems import DRAWING, RULES, Problem, problems, with_rules
 from nearfar.criterion import arithmetic
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
@@ -87,15 +87,14 @@ def test_every_loss_and_every_rule_is_here():
     assert {*RULES, "all"} == set(nearfar.mining.names())
 
 
-every_loss = pytest.mark.parametrize("name", EVERY_LOSS)
 some = settings(max_examples=EXAMPLES, deadline=None)
 
 
-@every_loss
+@with_rules(EVERY_LOSS, 4, 0)
 @some
 @given(data=st.data())
-def test_order_of_rows(data, name):
-    problem = data.draw(problems(name, [None, *(rule for rule in RULES if rule not in DRAWING)]))
+def test_order_of_rows(data, name, rules):
+    problem = data.draw(problems(name, [rule for rule in rules if rule not in DRAWING]))
     order, weights = problem.order, problem.weights
     back = torch.argsort(order)
     shuffled = replace(
@@ -110,12 +109,12 @@ def test_order_of_rows(data, name):
         agree(found and (found[0], found[1][back], *found[2:]), outcome(create, problem))
 
 
-@every_loss
+@with_rules(EVERY_LOSS, 4, 1)
 @some
 @given(data=st.data())
-def test_order_of_anchors(data, name):
+def test_order_of_anchors(data, name, rules):
     """Against candidates that stay where they are, rules that draw give an anchor what its id draws."""
-    problem = data.draw(problems(name))
+    problem = data.draw(problems(name, rules))
     order, weights = problem.order, problem.weights
     shuffled = None if weights is None else weights[order]
     for create in problem.losses:
@@ -123,12 +122,12 @@ def test_order_of_anchors(data, name):
         agree(against_itself(create, problem, order, shuffled), whole)
 
 
-@every_loss
+@with_rules(EVERY_LOSS, 4, 2)
 @some
 @given(data=st.data())
-def test_names_of_classes(data, name):
+def test_names_of_classes(data, name, rules):
     """Other numbers for the classes, other columns for the tags, the list of pairs in another order."""
-    problem = data.draw(problems(name))
+    problem = data.draw(problems(name, rules))
     names = torch.tensor(data.draw(st.permutations([2**40, -7, 0, 123_456_789_012])))
     labels = relabelled(
         problem.labels,
@@ -145,23 +144,23 @@ def relabelled(labels: Labels, rows: Callable, pairs: Callable) -> Labels:
     return Relevance(pairs(labels.pairs)) if isinstance(labels, Relevance) else rows(labels)
 
 
-@every_loss
+@with_rules(EVERY_LOSS, 4, 3)
 @some
 @given(data=st.data())
-def test_backends(data, name):
-    problem = data.draw(problems(name))
+def test_backends(data, name, rules):
+    problem = data.draw(problems(name, rules))
     for create in problem.losses:
         reference = outcome({**create, "backend": "reference"}, problem)
         for backend in ("dense", "tiled"):
             agree(outcome({**create, "backend": backend}, problem), reference)
 
 
-@every_loss
+@with_rules(EVERY_LOSS, 4, 4)
 @some
 @given(data=st.data())
-def test_size_of_tiles(data, name):
+def test_size_of_tiles(data, name, rules):
     """And whether tiles are kept for the second pass or made again."""
-    problem, size = data.draw(problems(name)), data.draw(st.sampled_from([3, 5, 16]))
+    problem, size = data.draw(problems(name, rules)), data.draw(st.sampled_from([3, 5, 16]))
     for create in problem.losses:
         create["backend"] = "tiled"
         whole = outcome(create, problem)
@@ -171,12 +170,12 @@ def test_size_of_tiles(data, name):
             agree(outcome(create, problem), whole)
 
 
-@every_loss
+@with_rules(EVERY_LOSS, 4, 5)
 @some
 @given(data=st.data())
-def test_anchors_taken_at_a_time(data, name):
+def test_anchors_taken_at_a_time(data, name, rules):
     """Losses and rules that must see all anchors at once are not cut, and are the same for that."""
-    problem, most = data.draw(problems(name)), data.draw(st.sampled_from([8, 4, 2, 16]))
+    problem, most = data.draw(problems(name, rules)), data.draw(st.sampled_from([8, 4, 2, 16]))
     backend = data.draw(st.sampled_from(["dense", "tiled"]))
     for create in problem.losses:
         create["backend"] = backend
@@ -198,15 +197,15 @@ def test_draws_of_anchors_taken_at_a_time_without_ids(rule):
         torch.testing.assert_close(loss(x, labels), whole)
 
 
-@every_loss
+@with_rules(EVERY_LOSS, 4, 6)
 @some
 @given(data=st.data())
-def test_against_itself_as_candidates_with_ids(data, name):
+def test_against_itself_as_candidates_with_ids(data, name, rules):
     """`within` is `between` a batch and itself, self-pairs left out by id; the gradient arrives on two sides.
 
     But a rule narrows the anchors of a candidate as each of them says, and in a batch as the candidate says.
     """
-    problem = data.draw(problems(name, [None]) if name in TWO_SIDED_LOSSES else problems(name))
+    problem = data.draw(problems(name, [None] if name in TWO_SIDED_LOSSES else rules))
     for create in problem.losses:
         if "self_positive" in create:
             create["self_positive"] = "never"  # there is no telling that the candidate is the anchor
@@ -214,12 +213,12 @@ def test_against_itself_as_candidates_with_ids(data, name):
         agree(itself, outcome(create, problem))
 
 
-@pytest.mark.parametrize("name", ONE_SIDED)
+@with_rules(ONE_SIDED, 4, 7)
 @some
 @given(data=st.data())
-def test_a_weight_counts_the_anchor_that_often(data, name):
+def test_a_weight_counts_the_anchor_that_often(data, name, rules):
     """Where an anchor's value is its own; what ranks the pairs of all anchors counts those of a copy too."""
-    problem = data.draw(problems(name, by_batch=False))
+    problem = data.draw(problems(name, rules, by_batch=False))
     n = len(problem.x)
     # Of anchors that weigh nothing the quadruplet loss still takes the far ends of its negative pairs.
     least = 1 if name == "quadruplet" else 0
