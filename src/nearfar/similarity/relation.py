@@ -91,10 +91,11 @@ class Relation:
             never = same if never is None else never | same
         return (alike, alike) if never is None else (alike & ~never, alike | never)
 
-    def _own_mask(self, like: Bool[Tensor, "anchor candidate"]) -> Bool[Tensor, "anchor candidate"]:
-        assert self.own is not None
+    def _own_mask(self, like: Bool[Tensor, "anchor candidate"]) -> Bool[Tensor, "anchor candidate"] | None:
         if self.symmetric:
-            return torch.zeros_like(like).fill_diagonal_(True)
+            return torch.eye(len(like), dtype=torch.bool, device=like.device)
+        if self.own is None:
+            return None
         return self.own[:, None] == torch.arange(like.shape[1], device=like.device)
 
     def take(self, rows: Int[Tensor, " row"]) -> "Relation":
