@@ -1,11 +1,9 @@
 """Proxy-Anchor: every proxy pulls its hardest positives of the batch and pushes its hardest negatives."""
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from nearfar.losses.parts.limits import check_positive
-from nearfar.losses.parts.proxies import Proxies, kaiming_fan_out
+from nearfar.losses.parts.proxies import Proxies, by_class, kaiming_fan_out
 from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
@@ -42,24 +40,10 @@ def proxy_anchor(pairs: Pairs, *, margin: float = 0.1, alpha: float = 32.0) -> t
         Kim et al., CVPR 2020. https://arxiv.org/abs/2003.13911
     """
     check_positive(alpha=alpha)
-    (near,) = pairs.stream(LogSumExp(scale=alpha, shift=-margin, per="candidate"))
-    push = softplus(near)
-    kept = pairs.positives
-    classes, far = _logsumexp_by(kept.candidate, -alpha * (kept.similarity - margin))
-    pull = torch.zeros_like(push).index_put((classes,), softplus(far))
-    here = torch.zeros_like(push).index_fill(0, classes, 1.0)
+    near, far = by_class(pairs, LogSumExp(scale=alpha, shift=-margin), LogSumExp(scale=-alpha, shift=margin))
+    push, pull = softplus(near), softplus(far)
+    here = torch.zeros_like(push).index_fill(0, pairs.positives.candidate, 1.0)
     return (
         Terms(total=pull, count=here, active=(pull.detach() != 0).to(pull)),
         Terms(total=push, count=torch.ones_like(push), active=(push.detach() != 0).to(push)),
     )
-
-
-def _logsumexp_by(
-    group: Int[Tensor, " n"], values: Float[Tensor, " n"]
-) -> tuple[Int[Tensor, " group"], Float[Tensor, " group"]]:
-    """Return the groups that there are and log Σ e^value of each."""
-    groups, inverse = torch.unique(group, return_inverse=True)
-    plain = values.detach()
-    top = plain.new_full((len(groups),), -torch.inf).scatter_reduce(0, inverse, plain, "amax")
-    total = values.new_zeros(len(groups)).index_add(0, inverse, (values - top[inverse]).exp())
-    return groups, total.log() + top

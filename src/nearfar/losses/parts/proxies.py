@@ -1,7 +1,7 @@
 """Losses that compare embeddings with learned vectors of the classes: how these start, and who meets whom."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -13,10 +13,12 @@ from nearfar.errors import NearfarError
 from nearfar.kept import Positives
 from nearfar.losses.parts.limits import check_positive
 from nearfar.pairs import Pairs
-from nearfar.similarity import Measure, choose
+from nearfar.similarity import LogSumExp, Measure, choose
 from nearfar.similarity.classes.block import ClassBlock
+from nearfar.similarity.classes.dense import DenseClassBlock
 from nearfar.similarity.classes.own import Geometry, Own
 from nearfar.similarity.classes.ranks import Apart
+from nearfar.similarity.dense.matrix import DenseBlock
 from nearfar.similarity.dense.reference import ReferenceBlock
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.tiled.block import TiledBlock
@@ -92,10 +94,12 @@ def against_classes(
     geometry: Geometry,
     backend: str,
     apart: Apart | None = None,
+    length: Float[Tensor, "anchor 1"] | None = None,
 ) -> Pairs:
     """Compare embeddings with classes: each one's own class is its positive, all others are its negatives.
 
     Args:
+        length: of the embeddings, where it is known and no number is near its end.
         apart: what to know of the classes of other ranks, where ``vectors`` are those of this rank.
     """
     if embeddings.shape[1] != vectors.shape[1]:
@@ -105,6 +109,10 @@ def against_classes(
         )
     # Ranks differ in how many vectors they have, and not in how they go about them.
     build = choose(backend, len(embeddings), len(vectors) if apart is None else apart.width)
+    anchor = torch.arange(len(place), device=place.device)
+    if build is DenseBlock and apart is None and DenseClassBlock.fits(geometry):
+        block = DenseClassBlock(embeddings, vectors, place, geometry, length)
+        return Pairs(block, Positives(anchor, place, block.own.similarity), Interval())
     block = ClassBlock(
         embeddings,
         vectors,
@@ -114,7 +122,6 @@ def against_classes(
         dtype=torch.float64 if build is ReferenceBlock else None,
         apart=apart,
     )
-    anchor = torch.arange(len(place), device=place.device)
     if apart is None:
         return Pairs(block, Positives(anchor, place, block.own.similarity), Interval())
     if apart.everywhere:
@@ -125,8 +132,21 @@ def against_classes(
 
 def own_class(pairs: Pairs) -> Own:
     """Return each anchor with the vectors of its own class."""
-    assert isinstance(pairs.block, ClassBlock), "a loss with proxies compares with classes"
+    assert isinstance(pairs.block, ClassBlock | DenseClassBlock), "a loss with proxies compares with classes"
     return pairs.block.own
+
+
+def by_class(
+    pairs: Pairs, others: LogSumExp, own: LogSumExp
+) -> tuple[Float[Tensor, " class"], Float[Tensor, " class"]]:
+    """Reduce, for each class, the embeddings of all other classes, and its own: -inf where it has none."""
+    if isinstance(pairs.block, DenseClassBlock):
+        return pairs.block.by_class(others, own)
+    (of_others,) = pairs.stream(replace(others, per="candidate"))
+    kept = pairs.positives
+    of_class = Positives(kept.candidate, kept.anchor, kept.similarity)
+    (of_own,) = of_class.reduced([own], len(of_others))
+    return of_others, of_own
 
 
 def all_vectors(pairs: Pairs) -> tuple[Float[Tensor, "row dim"], int]:
@@ -134,13 +154,13 @@ def all_vectors(pairs: Pairs) -> tuple[Float[Tensor, "row dim"], int]:
 
     Where ranks share the classes out, those of this rank; see ``per_vector``.
     """
-    assert isinstance(pairs.block, ClassBlock), "a loss with proxies compares with classes"
+    assert isinstance(pairs.block, ClassBlock | DenseClassBlock), "a loss with proxies compares with classes"
     return pairs.block.candidates, pairs.block.geometry.centres
 
 
 def per_vector(pairs: Pairs, total: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Return the mean over the vectors of all classes of what comes to ``total`` over ``all_vectors``."""
-    assert isinstance(pairs.block, ClassBlock), "a loss with proxies compares with classes"
+    assert isinstance(pairs.block, ClassBlock | DenseClassBlock), "a loss with proxies compares with classes"
     count = total.new_tensor(float(len(pairs.block.vectors)))
     total, count = pairs.block.summed(torch.stack([total, count]))
     return total / count
