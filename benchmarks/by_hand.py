@@ -4,14 +4,17 @@ Each takes embeddings [n, dim] and labels [n], those with proxies the proxies [c
 being the label, and gives the loss that ``nearfar.losses.create`` computes with the same settings.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, relu, softplus
+from torch.nn.functional import normalize, relu
 
 Formula = Callable[..., Tensor]
 NONE = -torch.inf
+softplus = partial(torch.nn.functional.softplus, threshold=40.0)  # 20, torch's own, shows in float64
 
 
 def _matrix(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +124,7 @@ def arcface(
     s = normalize(x, dim=1) @ normalize(proxies, dim=1).T
     own = s.gather(1, y[:, None])
     sine = (1 - own.square()).clamp(min=1e-12).sqrt()
-    cos, sin = torch.cos(torch.tensor(margin)), torch.sin(torch.tensor(margin))
+    cos, sin = math.cos(margin), math.sin(margin)
     wide = torch.where(own >= -cos, own * cos - sine * sin, own - margin * sin)
     return torch.nn.functional.cross_entropy(s.scatter(1, y[:, None], wide) / temperature, y)
 

@@ -4,8 +4,8 @@
     python benchmarks/small.py --compiled       # the same through torch.compile, at fewer sizes
     python benchmarks/small.py -n 32 --dim 128 --threads 1 --loss supcon   # some of it, not written
 
-Forward and backward of one batch of P x 4 rows. All take turns, call by call, in one process; the figure is the
-median over the turns. Writes benchmarks/results/small.{json,md}.
+Forward and backward of one batch of P x 4 rows. All take turns, call by call, in one process; the figure is
+the median over the turns. Writes benchmarks/results/small.{json,md}.
 """
 
 import argparse

@@ -1,0 +1,167 @@
+"""A small batch by itself goes a short way: few operations, no wait for a device, and the same numbers."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import nearfar
+from nearfar.losses.parts.registry import has_proxies
+
+N, DIM = 128, 32
+X = torch.randn(N, DIM, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(N) // 4
+RULES: list[Any] = [
+    None,
+    "hard",
+    "easy",
+    "easy_positive",
+    "multi_similarity",
+    {"name": "interval", "above": -1.0},
+    "top_k",
+    "relative",
+    "random",
+    "distance_weighted",
+    "semi_hard",
+]
+PAIRS = [
+    *("binomial_deviance", "circle", "contrastive", "lifted_structure", "lifted_structure_generalized"),
+    *("margin", "multi_similarity", "nca", "npair", "npair_mined", "ntxent", "siglip", "supcon"),
+    *("tuplet_margin", "ranked_list", "clip"),
+]
+"""Losses that no rule makes wait, but one that looks at triplets."""
+WAITING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "_unique2",
+    "unique_consecutive",
+    "unique_dim",
+    "repeat_interleave",
+}
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations, and those whose result the host must know: shapes and numbers that depend on data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations, self.waits = 0, []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        name = function.overloadpacket.__name__
+        by_mask = (
+            name.startswith("index")
+            and any(
+                isinstance(x, Tensor) and x.dtype == torch.bool
+                for x in (args[1] if len(args) > 1 else ()) or ()
+            )
+            if name in ("index", "index_put", "index_put_")
+            else False
+        )
+        if name in WAITING or by_mask:
+            self.waits.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def counted(loss: torch.nn.Module) -> Counted:
+    loss(X.clone().requires_grad_(), Y).backward()
+    with Counted() as found:
+        loss(X.clone().requires_grad_(), Y).backward()
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_nothing_waits(rule):
+    looked_at = 1 if rule == "semi_hard" else 0
+    for name in PAIRS:
+        found = counted(nearfar.losses.create(name, mining=rule))
+        assert len(found.waits) <= looked_at, f"{name}: {found.waits}"
+    found = counted(nearfar.losses.create("triplet", mining=rule))
+    assert len(found.waits) <= 1, found.waits
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "most"),
+    [
+        ("supcon", None, 90),
+        ("contrastive", None, 90),
+        ("circle", None, 90),
+        ("multi_similarity", None, 90),
+        ("multi_similarity", "multi_similarity", 130),
+        ("contrastive", "hard", 130),
+        ("triplet", "hard", 130),
+        ("supcon", "hard", 130),
+    ],
+)
+def test_operations_are_few(name, rule, most):
+    assert counted(nearfar.losses.create(name, mining=rule)).operations <= most
+
+
+def test_the_short_way_and_the_general_one_give_the_same_bits():
+    for name in nearfar.losses.names():
+        if has_proxies(name):
+            continue
+        loss, x, z = nearfar.losses.create(name), X.clone().requires_grad_(), X.clone().requires_grad_()
+        straight, general = loss(x, Y), loss(z, Y, weights=torch.ones(N))
+        torch.testing.assert_close(straight, general, rtol=1e-6, atol=1e-7)
+        straight.backward()
+        general.backward()
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, z.grad, rtol=1e-5, atol=1e-7)
+
+
+def by_hand() -> dict[str, tuple[Callable[..., Tensor], dict[str, Any]]]:
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        import by_hand as hand
+    finally:
+        sys.path.remove(folder)
+    return {
+        "supcon": (hand.supcon, {}),
+        "ntxent": (hand.ntxent, {}),
+        "contrastive": (hand.contrastive, {}),
+        "multi_similarity": (hand.multi_similarity_mined, {"mining": "multi_similarity"}),
+        "triplet": (hand.triplet_all, {}),
+        "triplet, hard": (hand.triplet_hard, {"mining": "hard"}),
+        "triplet, semi_hard": (hand.triplet_semi_hard, {"mining": "semi_hard"}),
+        "circle": (hand.circle, {}),
+        "smooth_ap": (hand.smooth_ap, {}),
+        "proxy_anchor": (hand.proxy_anchor, {"classes": 32, "dim": DIM}),
+        "arcface": (hand.arcface, {"classes": 32, "dim": DIM}),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("case", list(by_hand()))
+def test_a_loss_is_what_a_person_writes(case, dtype):
+    formula, settings = by_hand()[case]
+    torch.manual_seed(0)
+    loss = nearfar.losses.create(case.split(",")[0], **settings).to(dtype)
+    x = (torch.randn(32, DIM).repeat_interleave(4, 0) + X).to(dtype)
+    own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    proxies = [] if loss.proxies is None else [loss.proxies.detach().clone().requires_grad_()]
+    value, expected = loss(own, Y), formula(other, Y, *proxies)
+    near = {"rtol": 1e-9, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-4, "atol": 2e-5}
+    torch.testing.assert_close(value, expected, **near)
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(own.grad, other.grad, **near)
+    if proxies:
+        torch.testing.assert_close(loss.proxies.grad, proxies[0].grad, **near)
+
+
+@pytest.mark.parametrize(
+    "name", ["supcon", "contrastive", "multi_similarity", "circle", "ntxent", "siglip", "margin"]
+)
+def test_a_gradient_has_a_gradient(name):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(8, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    loss = nearfar.losses.create(name, backend="dense").double()
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, torch.arange(8) // 2), (x,))
