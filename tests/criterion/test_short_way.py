@@ -165,3 +165,29 @@ def test_a_gradient_has_a_gradient(name):
     x = torch.randn(8, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     loss = nearfar.losses.create(name, backend="dense").double()
     assert torch.autograd.gradgradcheck(lambda z: loss(z, torch.arange(8) // 2), (x,))
+
+
+def test_the_ordinary_call_walks_straight():
+    loss, x = nearfar.losses.create("contrastive"), X[:32].clone().requires_grad_()
+    source = str(Path(nearfar.__file__).parent)
+    lines, calls = set(), 0
+
+    def look(frame: Any, event: str, _: Any) -> Any:
+        nonlocal calls
+        if not frame.f_code.co_filename.startswith(source):
+            return None
+        calls += event == "call"
+        if event == "line":
+            lines.add((frame.f_code.co_filename, frame.f_lineno))
+        return look
+
+    loss(x, Y[:32]).backward()
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        loss(x, Y[:32]).backward()
+    finally:
+        sys.settrace(before)
+    assert len({file for file, _ in lines}) <= 22
+    assert len(lines) <= 250
+    assert calls <= 105

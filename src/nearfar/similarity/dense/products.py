@@ -100,11 +100,11 @@ def _prepared(
     if length is None:
         length = ordinary_lengths(x)
     if length is not None:
-        inverse = length.to(work).reciprocal()
-        return x * inverse, inverse
-    length = row_lengths(x)
-    inverse = length.reciprocal_().nan_to_num_(torch.nan, 0.0, 0.0)
-    return (x * inverse).to(work), inverse
+        inverse = length.reciprocal()
+    else:
+        inverse = row_lengths(x).reciprocal_().nan_to_num_(torch.nan, 0.0, 0.0)
+    # Rounded to the type given first: few similarities and many are of the same vectors.
+    return (x * inverse).to(x.dtype).to(work), inverse
 
 
 def _output(u: Tensor, x: Tensor) -> Tensor:
