@@ -13,12 +13,12 @@ def normalize(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     torch's own ``normalize`` returns g / eps for a zero row, a blow-up of 1e12. Rows may be of any finite
     length: where a square would leave the range of numbers, rows are brought near length 1 first.
     """
-    square = x.square().sum(1, keepdim=True)
-    if not _ordinary(square.detach()):
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    if not _ordinary(length.detach().square()):
         x = x * _near_one(x.detach())
-        square = x.square().sum(1, keepdim=True)
-    zero = square == 0
-    return x * torch.where(zero, 0.0, torch.where(zero, 1.0, square).rsqrt())
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    zero = length == 0
+    return x * torch.where(zero, 0.0, torch.where(zero, 1.0, length).reciprocal())
 
 
 def lengths(x: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:

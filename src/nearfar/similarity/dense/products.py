@@ -99,12 +99,16 @@ def _prepared(
         return x.to(work), None
     if length is None:
         length = ordinary_lengths(x)
+    # Rounded to the type given first: few similarities and many are of the same vectors.
     if length is not None:
         inverse = length.reciprocal()
-    else:
-        inverse = row_lengths(x).reciprocal_().nan_to_num_(torch.nan, 0.0, 0.0)
-    # Rounded to the type given first: few similarities and many are of the same vectors.
-    return (x * inverse).to(x.dtype).to(work), inverse
+        return (x * inverse).to(work), inverse
+    # Each row by itself, so that it is the same whatever other rows there are.
+    length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
+    ordinary, inverse = (length > LEAST) & (length < MOST), length.reciprocal()
+    other = row_lengths(x).reciprocal_().nan_to_num_(torch.nan, 0.0, 0.0)
+    unit_rows = torch.where(ordinary, x * inverse, (x * other).to(x.dtype))
+    return unit_rows.to(work), torch.where(ordinary, inverse.to(other.dtype), other)
 
 
 def _output(u: Tensor, x: Tensor) -> Tensor:
