@@ -43,7 +43,7 @@ def value_and_gradient(create: dict, x, labels, **call):
 @pytest.mark.parametrize("name", ["supcon", "triplet", "contrastive", "lifted_structure_generalized"])
 def test_tile_size_changes_nothing(monkeypatch, size, kept, mining, name):
     """Ragged tiles at the ends, classes across tiles; 211 rows."""
-    monkeypatch.setattr(scan, "KEPT", kept)
+    monkeypatch.setattr(two_passes, "KEPT", kept)
     monkeypatch.setattr(tiled, "TILE", size)
     x, labels = batch(41, 5, 9, spread=0.9)
     x, labels = torch.cat([x, batch(6, 1, 9, seed=5)[0]]), torch.cat([labels, torch.full((6,), 77)])
@@ -61,7 +61,7 @@ def test_tiles_that_are_kept_and_tiles_made_again_give_the_same_bits(monkeypatch
     x, labels = batch(60, 4, 16)
     create = {"name": name, "similarity": measure, "backend": "tiled"}
     kept = value_and_gradient(create, x.float(), labels)
-    monkeypatch.setattr(scan, "KEPT", 0)
+    monkeypatch.setattr(two_passes, "KEPT", 0)
     made = value_and_gradient(create, x.float(), labels)
     assert torch.equal(kept[0], made[0])
     assert torch.equal(kept[1], made[1])
@@ -72,7 +72,9 @@ def test_tiles_are_kept_where_all_of_them_take_few_bytes(monkeypatch, fits):
     made, tile = [], similarities.Inner.tile
     monkeypatch.setattr(similarities.Inner, "tile", lambda self, i, j: made.append(i) or tile(self, i, j))
     monkeypatch.setattr(tiled, "TILE", 32)
-    monkeypatch.setattr(scan, "KEPT", 240 * (240 + 30) // 2 * 8 - (0 if fits else 1))  # blocks of 30 rows
+    monkeypatch.setattr(
+        two_passes, "KEPT", 240 * (240 + 30) // 2 * 8 - (0 if fits else 1)
+    )  # blocks of 30 rows
     x, labels = batch(60, 4, 16)
     value_and_gradient({"name": "supcon", "backend": "tiled"}, x, labels)
     assert len(made) == (36 if fits else 72)
