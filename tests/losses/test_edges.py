@@ -6,10 +6,18 @@ import torch
 import nearfar
 from nearfar.errors import NearfarError
 from problems import BACKENDS, PAIR_LOSSES, TWO_SIDED_LOSSES, batch
+from turns import in_turns
 
 MINING = [None, "hard", "semi_hard", "multi_similarity"]
-every_loss = pytest.mark.parametrize("name", PAIR_LOSSES + TWO_SIDED_LOSSES)
-every_mining = pytest.mark.parametrize("mining", MINING)
+LOSSES = PAIR_LOSSES + TWO_SIDED_LOSSES
+FEW = {
+    "one class": [0, 0, 0, 0],
+    "all distinct": [0, 1, 2, 3],
+    "singletons": [0, 0, 1, 2],
+    "one row": [5],
+    "no row": [],
+    "one pair": [0, 0],
+}
 
 
 def measures(mining):
@@ -31,38 +39,29 @@ def run(name, mining, measure, x, labels):
     return found[0]
 
 
-@every_loss
-@every_mining
 @pytest.mark.filterwarnings("ignore:this batch has no positive pair")
-@pytest.mark.parametrize(
-    "labels",
-    [[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 1, 2], [5], [], [0, 0]],
-    ids=["one class", "all distinct", "singletons", "one row", "no row", "one pair"],
-)
+@in_turns(4, name=LOSSES, mining=MINING, labels=FEW)
 def test_missing(name, mining, labels):
     x, _ = batch(4, 1, 5)
     for measure in measures(mining):
         run(name, mining, measure, x[: len(labels)], torch.tensor(labels, dtype=torch.long))
 
 
-@every_loss
-@every_mining
+@in_turns(2, name=LOSSES, mining=MINING)
 def test_duplicates(name, mining):
     x, labels = batch(3, 2, 5)
     for measure in measures(mining):
         run(name, mining, measure, torch.cat([x, x]), torch.cat([labels, labels]))
 
 
-@every_loss
-@every_mining
+@in_turns(2, name=LOSSES, mining=MINING)
 def test_all_embeddings_alike(name, mining):
     x = torch.full((6, 4), 0.5, dtype=torch.float64)
     for measure in measures(mining):
         run(name, mining, measure, x, torch.tensor([0, 0, 1, 1, 2, 2]))
 
 
-@every_loss
-@every_mining
+@in_turns(2, name=LOSSES, mining=MINING)
 def test_zero_vectors(name, mining):
     x, labels = batch(3, 3, 5)
     x[:2] = 0
@@ -70,8 +69,7 @@ def test_zero_vectors(name, mining):
         run(name, mining, measure, x, labels)
 
 
-@every_loss
-@pytest.mark.parametrize("scale", [1e-4, 1e3])
+@in_turns(2, name=LOSSES, scale=[1e-4, 1e3])
 def test_scale_does_not_matter_to_the_cosine(name, scale):
     x, labels = batch(4, 3, 6)
     value, _ = run(name, None, "cosine", x, labels)
@@ -97,7 +95,7 @@ def test_an_anchor_with_nothing_to_compare_gets_nothing(name, mining):
     assert (grad[0] == 0).all()
 
 
-@every_loss
+@pytest.mark.parametrize("name", LOSSES)
 def test_small_temperatures_and_large_scales_stay_finite(name):
     settings = {
         "binomial_deviance": {"beta": 1000.0},

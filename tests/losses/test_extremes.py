@@ -17,6 +17,7 @@ from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
 from nearfar.similarity import Measure, Relevance
 from problems import PAIR_LOSSES, TRIPLET_LOSSES, TWO_SIDED_LOSSES, batch
+from turns import in_turns
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 
@@ -63,8 +64,8 @@ SHARP = {
     "tuplet_margin": {"temperature": 0.005},
 }
 ONE_SIDED = PAIR_LOSSES + TRIPLET_LOSSES
-every_loss = pytest.mark.parametrize("name", EVERY_LOSS)
-both_backends = pytest.mark.parametrize("backend", ["dense", "tiled"])
+BOTH = ["dense", "tiled"]
+both_backends = pytest.mark.parametrize("backend", BOTH)
 
 
 def finite(
@@ -124,17 +125,14 @@ def alike() -> dict[str, tuple[Tensor, Labels]]:
     }
 
 
-@every_loss
-@both_backends
+@in_turns(2, name=EVERY_LOSS, backend=BOTH)
 def test_alike(name, backend):
     for what, (x, labels) in alike().items():
-        for rule, measure in turns(name, what, share=4):
+        for rule, measure in turns(name, what, share=6):
             finite(name, backend, x, labels, mining=rule, similarity=measure, **MARGINS.get(name, {}))
 
 
-@every_loss
-@both_backends
-@pytest.mark.parametrize("scale", [1e-4, 1e3])
+@in_turns(2, name=EVERY_LOSS, backend=BOTH, scale=[1e-4, 1e3])
 def test_tiny_and_huge(name, backend, scale):
     """Finite with any rule; without one, as the definition has it in float64."""
     x, labels = batch(3, 3, 6, spread=0.8)
@@ -145,9 +143,7 @@ def test_tiny_and_huge(name, backend, scale):
         finite(name, backend, x, labels, mining=rule, similarity=measure, **MARGINS.get(name, {}))
 
 
-@pytest.mark.parametrize("name", SHARP)
-@both_backends
-@pytest.mark.parametrize("spread", [0.05, 0.8])
+@in_turns(2, name=[*SHARP], backend=BOTH, spread=[0.05, 0.8])
 def test_sharp(name, backend, spread):
     """Scales of 200, tight classes and loose ones, and classes with a stranger; float32 rounds s times 200."""
     x, labels = batch(4, 3, 6, spread=spread)
@@ -159,17 +155,14 @@ def test_sharp(name, backend, spread):
             finite(name, backend, x, other, mining=rule, similarity=measure, **SHARP[name])
 
 
-@pytest.mark.parametrize("name", SHARP)
-@both_backends
+@in_turns(2, name=[*SHARP], backend=BOTH)
 def test_sharp_and_alike(name, backend):
     for x, labels in alike().values():
         for measure in ("cosine", "euclidean"):
             finite(name, backend, x, labels, similarity=measure, **SHARP[name])
 
 
-@every_loss
-@both_backends
-@pytest.mark.parametrize("kind", ["classes", "tags", "listed"])
+@in_turns(2, name=EVERY_LOSS, backend=BOTH, kind=["classes", "tags", "listed"])
 def test_few_rows(name, backend, kind):
     """None, one or two rows, of one class, of two or of none; without any the loss is a 0 to learn from."""
     for n in (0, 1, 2):
@@ -189,19 +182,18 @@ def test_few_rows(name, backend, kind):
                     assert not found[1].any()
 
 
-@every_loss
-@both_backends
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (0, 0), (3, 0)])
+@in_turns(2, name=EVERY_LOSS, backend=BOTH)
 def test_few_candidates(name, backend, n, m):
     """No anchors or no candidates, such as a memory before the first step."""
-    rules = [None, "multi_similarity"] if not m else RULES
+    rules = [rule for rule, _ in turns(name, backend)] if m else [None, "multi_similarity"]
     nothing_to_compare(name, backend, n, m, rules)
 
 
 @both_backends
 def test_mining_without_candidates(backend):
-    for name in EVERY_LOSS:
-        nothing_to_compare(name, backend, 3, 0, RULES)
+    for place, name in enumerate(EVERY_LOSS):
+        nothing_to_compare(name, backend, 3, 0, RULES[place % 4 :: 4])
 
 
 def test_no_tags():
@@ -228,13 +220,12 @@ def lonely() -> tuple[Tensor, Tensor]:
     return torch.cat([near, alone]), torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 3])
 
 
-@pytest.mark.parametrize("name", sorted(set(ONE_SIDED) - set(PUSHING)))
-@both_backends
+@in_turns(2, name=sorted(set(ONE_SIDED) - set(PUSHING)), backend=BOTH)
 def test_an_anchor_without_positives_learns_nothing(name, backend):
     """It is no candidate here, so that nobody else moves it."""
     x, labels = lonely()
     candidates = (x[:9].flip(0), labels[:9].flip(0))
-    for rule in RULES:
+    for rule, _ in turns(name, backend, share=2):
         found = finite(name, backend, x, labels, *candidates, mining=rule, reduction="none")
         if found is not None:
             value, grad = found
@@ -242,9 +233,7 @@ def test_an_anchor_without_positives_learns_nothing(name, backend):
             assert not grad[9].any(), rule
 
 
-@pytest.mark.parametrize("name", sorted(set(EVERY_LOSS) - set(PUSHING)))
-@both_backends
-@pytest.mark.parametrize("measure", ["cosine", "euclidean"])
+@in_turns(2, name=sorted(set(EVERY_LOSS) - set(PUSHING)), backend=BOTH, measure=["cosine", "euclidean"])
 def test_a_negative_that_mining_leaves_out_is_not_moved(name, backend, measure):
     """Without positives, and nobody's nearest negative."""
     x, labels = lonely()

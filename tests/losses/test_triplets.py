@@ -11,6 +11,7 @@ import nearfar
 import triplet_oracle as oracle
 from nearfar.errors import NearfarError
 from problems import BACKENDS, batch
+from turns import in_turns
 
 MINING = [None, "hard", "semi_hard", "top_k"]
 RULES = {"top_k": {"name": "top_k", "keep_negatives": 2}}
@@ -35,6 +36,15 @@ SETTINGS = [
     ("triplet_weighted", {"margin": 0.1, "soft": True}),
     ("triplet_weighted", {"eps": 1e-2}),
 ]
+FEW = {
+    "one class": [0, 0, 0, 0],
+    "all distinct": [0, 1, 2, 3],
+    "singletons": [0, 0, 1, 2],
+    "two classes": [0, 0, 1, 1],
+    "one row": [5],
+    "no row": [],
+    "one pair": [0, 0],
+}
 lone = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 
 
@@ -77,10 +87,13 @@ def compare(name, x, labels, mining, measure, backend, **settings):
         torch.testing.assert_close(loss(x, labels), expected, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("measure", ["cosine", "dot", "euclidean", "squared_euclidean"])
-@pytest.mark.parametrize("mining", MINING)
-@pytest.mark.parametrize("name", LOSSES)
+@in_turns(
+    3,
+    backend=BACKENDS,
+    measure=["cosine", "dot", "euclidean", "squared_euclidean"],
+    mining=MINING,
+    name=LOSSES,
+)
 def test_equals_definition(name, mining, measure, backend):
     if name == "angular" and measure not in ("cosine", "dot"):
         return
@@ -91,10 +104,9 @@ def test_equals_definition(name, mining, measure, backend):
     compare(name, x * torch.linspace(0.5, 1.5, len(x))[:, None], labels, mining, measure, backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mining", MINING)
-@pytest.mark.parametrize(("name", "settings"), SETTINGS)
-def test_settings_equal_definition(name, settings, mining, backend):
+@in_turns(3, told=SETTINGS, mining=MINING, backend=BACKENDS)
+def test_settings_equal_definition(told, mining, backend):
+    name, settings = told
     x, labels = batch(5, 2, 4, spread=0.9, seed=2)
     labels[3] = labels[4]
     compare(name, x, labels, mining, "cosine", backend, **settings)
@@ -194,14 +206,7 @@ def test_beta_of_all_is_one_number():
 
 
 @lone
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("mining", [None, "hard", "semi_hard"])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    "labels",
-    [[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 1, 2], [0, 0, 1, 1], [5], [], [0, 0]],
-    ids=["one class", "all distinct", "singletons", "two classes", "one row", "no row", "one pair"],
-)
+@in_turns(3, name=LOSSES, mining=[None, "hard", "semi_hard"], backend=BACKENDS, labels=FEW)
 def test_missing(name, mining, backend, labels):
     x, _ = batch(4, 1, 5)
     x = x[: len(labels)].clone().requires_grad_()
@@ -216,10 +221,13 @@ def test_missing(name, mining, backend, labels):
         assert value == 0
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("mining", [None, "hard", "semi_hard"])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("what", ["duplicates", "alike", "zero vectors", "tiny", "huge"])
+@in_turns(
+    3,
+    name=LOSSES,
+    mining=[None, "hard", "semi_hard"],
+    backend=BACKENDS,
+    what=["duplicates", "alike", "zero vectors", "tiny", "huge"],
+)
 def test_finite(name, mining, backend, what):
     x, labels = batch(3, 2, 5)
     if what == "duplicates":
@@ -253,8 +261,7 @@ RULE_NAMES = sorted(set(nearfar.mining.names()) - {"all"})
 BY_THRESHOLD = ["relative", "multi_similarity", "interval"]
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("rule", RULE_NAMES)
+@in_turns(2, name=LOSSES, rule=RULE_NAMES)
 def test_every_rule(name, rule):
     """Whatever mining leaves, the backends agree; or the loss says why it cannot be mined so."""
     x, labels = batch(5, 3, 6, spread=0.8)

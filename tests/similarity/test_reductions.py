@@ -27,6 +27,7 @@ from nearfar.similarity import (
     TopK,
 )
 from problems import BACKENDS
+from turns import in_turns
 
 OTHERS = [backend for backend in BACKENDS if backend != "reference"]
 KINDS = ["classes", "own", "ids", "tags", "relevance", "relevance between"]
@@ -167,8 +168,7 @@ def check(problem: Problem, name: str, per: str, bounded: bool) -> None:
             )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@in_turns(3, kind=KINDS, name=NAMES)
 def test_backends_equal_reference(name, kind):
     for n in (1, 2, 7, 33):
         problem = Problem(kind, n)
@@ -178,16 +178,14 @@ def test_backends_equal_reference(name, kind):
                 check(problem, name, per, False)
 
 
-@pytest.mark.parametrize("measure", ["dot", "euclidean", "squared_euclidean"])
-@pytest.mark.parametrize("name", NAMES)
+@in_turns(3, measure=["dot", "euclidean", "squared_euclidean"], name=NAMES)
 def test_other_measures(name, measure):
     problem = Problem("ids", 7, measure)
     for per in pers(name):
         check(problem, name, per, True)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", NAMES)
+@in_turns(3, backend=BACKENDS, name=NAMES)
 def test_of_listed_negatives(name, backend):
     """Naming every negative of every anchor changes nothing."""
     problem = Problem("classes", 7)
