@@ -51,10 +51,15 @@ class DenseClassBlock(DenseBlock):
         alike = geometry.unit_anchors == geometry.unit_proxies
         return alike and geometry.centres == 1 and is_product(geometry.measure)
 
-    @cached_property
+    @property
     def own(self) -> Own:
-        """Each anchor with the vector of its own class."""
+        """Each anchor with the vector of its own class; not kept, since it keeps the block."""
         return DenseOwn(self)
+
+    @cached_property
+    def of_own(self) -> Float[Tensor, "anchor 1"]:
+        """Similarity with the own class."""
+        return self.matrix.gather(1, self.place[:, None])
 
     def stream(
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction | ModulatedLogSumExp]
@@ -129,7 +134,7 @@ class DenseOwn(Own):
     @cached_property
     def each(self) -> Tensor:  # pyrefly: ignore[bad-override]
         """Similarity with the one vector."""
-        return self.block.matrix.gather(1, self.block.place[:, None])
+        return self.block.of_own
 
     @cached_property
     def sine(self) -> Tensor:  # pyrefly: ignore[bad-override]
