@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.similarity.measure import between, few
+from nearfar.similarity.measure import few
 from nearfar.similarity.stable import lengths, normalize
 
 Compared = tuple[Tensor, Tensor, Tensor]
@@ -107,9 +107,10 @@ def _back(
 
 def _plain(x: Tensor, y: Tensor | None, unit: bool) -> Compared:
     """The same with plain autograd."""
-    u = normalize(x) if unit else x
-    v = u if y is None else normalize(y) if unit else y
-    return between(u, v, "dot"), u, v
+    work = torch.float64 if few(x, x if y is None else y) else x.dtype
+    u = normalize(x.to(work)) if unit else x.to(work)
+    v = u if y is None else normalize(y.to(work)) if unit else y.to(work)
+    return (u @ v.mT).to(x.dtype), u.to(x.dtype), v.to(x.dtype)
 
 
 def _differentiable(
