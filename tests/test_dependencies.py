@@ -14,7 +14,9 @@ SOURCE = ROOT / "src" / "nearfar"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Tests and scripts import each other and nearfar by these.
-OWN = {"nearfar", "packs", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+OWN = {"nearfar", "packs"} | {
+    path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+}
 
 
 def name_of(requirement: str) -> str:

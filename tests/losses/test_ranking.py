@@ -214,14 +214,21 @@ def test_anchors_without_positives_are_left_out_of_the_mean():
 
 
 def test_histogram_counts_terms():
-    """Negative pairs, and those of them that are above some positive: 0.9 is, 0.1 is not."""
+    """Negative pairs, and those of them that are above some positive: 1 is above 0, -1 is not."""
     candidates, labels = on_a_line("-+-------")
     loss = nearfar.losses.create("histogram", bins=2)
     loss(torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0]), candidates, labels)
     assert loss.last.terms.count.tolist() == [8]
     assert loss.last.terms.active.tolist() == [8]
+    # On a node in any arithmetic: at 1, 0 (the positive) and -1.
+    candidates = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
     loss = nearfar.losses.create("histogram", bins=20)
-    loss(torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0]), candidates, labels)
+    loss(
+        torch.tensor([[1.0, 0.0]], dtype=torch.float64),
+        torch.tensor([0]),
+        candidates,
+        torch.tensor([1, 0, 1]),
+    )
     assert loss.last.terms.active.tolist() == [1]
 
 

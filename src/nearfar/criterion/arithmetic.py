@@ -87,8 +87,9 @@ class Arithmetic(nn.Module):
         self._told: set[str] = set()
         self.notices = Notices()
         self._listed: bool | Tensor = True
-        for_each_class = proxies is not None or class_labels is not None or class_weights is not None
-        self._plain = not for_each_class and unlabelled is None and self._entry.needs != "nothing"
+        alone = shard is None if proxies is not None else class_labels is None
+        weighs = class_weights is not None or unlabelled is not None
+        self._plain = alone and not weighs and self._entry.needs != "nothing"
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle without the last batch, which belongs to no copy."""
@@ -112,9 +113,10 @@ class Arithmetic(nn.Module):
 
     def classes_on(self, device: torch.device) -> Tensor | None:
         """Return the labels of the classes, where a batch is; None where it was created for none."""
-        if self.class_labels is not None:
-            self.class_labels = self.class_labels.to(device)
-        return self.class_labels
+        known = self.class_labels
+        if known is not None and known.device != device:
+            self.class_labels = known = known.to(device)
+        return known
 
     def _parts(
         self,
@@ -180,6 +182,7 @@ class Arithmetic(nn.Module):
         every: Tensor | None,
         apart: Apart | None,
         judged: Verdict,
+        length: Float[Tensor, "anchor 1"] | None = None,
     ) -> tuple[Terms, ...]:
         """The same for a loss with proxies, the vectors of all classes.
 
@@ -187,13 +190,14 @@ class Arithmetic(nn.Module):
             every: all rows of the batch, which move the statistics that run over batches; None for no move.
             apart: what to know of other ranks' classes, where ``proxies`` are of this rank's.
             judged: whether the batch is finite.
+            length: of the anchors, where it is known.
         """
         kind = self._entry.proxies
         assert kind is not None
         geometry = kind.geometry(self.similarity, self.settings)
         vectors = met.vectors(proxies, geometry.centres)
         place = met.place if rows is None else met.place[rows]
-        pairs = against_classes(anchors, vectors, place, geometry, self.backend, apart)
+        pairs = against_classes(anchors, vectors, place, geometry, self.backend, apart, length)
         running = {key: getattr(self, f"running_{key}") for key in self._entry.running}
         if every is not None and self._entry.update is not None:
             with torch.no_grad():
@@ -203,7 +207,7 @@ class Arithmetic(nn.Module):
                 for key, value in self._entry.update(seen, running).items():
                     running[key].copy_(judged.running(value, running[key]))
         parts = self._terms(pairs, None, {}, tuple(value.clone() for value in running.values()))
-        self.last = Statistics.of(parts, pairs, mined=False)
+        self.__dict__["last"] = Statistics.of(parts, pairs, mined=False, verdict=judged)
         return parts
 
     def _chunk(self, relation: Relation, n: int, m: int) -> int | None:

@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nearfar.criterion.finite import AT_ONCE
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
 from nearfar.mining.counter import key_of, mixed
@@ -45,18 +47,48 @@ def meet(name: str, class_labels: Int[Tensor, " class"] | None, labels: Labels, 
         return None
     if not isinstance(labels, Tensor) or labels.ndim != 1:
         raise NearfarError(f"{name} was created with classes=…, so that labels must be classes [n].")
-    labels = labels.long()
-    place = torch.searchsorted(class_labels, labels).clamp_max(len(class_labels) - 1)
-    unknown = labels[class_labels[place] != labels]
-    if len(unknown):
-        raise NearfarError(
-            f"label {int(unknown[0])} is not among the {len(class_labels)} classes that {name} "
-            "was created for. Give all labels of the training set as classes=…"
-        )
+    place, unknown = find(name, class_labels, labels)
+    if unknown is not None and len(wrong := labels[unknown]):
+        raise NearfarError(unknown_label(int(wrong[0]), len(class_labels), name))
     if share == 1:
         return Met(place, class_labels)
     chosen, place = choose_some(place, len(class_labels), share)
     return Met(place, class_labels[chosen], chosen)
+
+
+def find(
+    name: str, class_labels: Int[Tensor, " class"], labels: Int[Tensor, " n"]
+) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"] | None]:
+    """Find each label among those of the classes.
+
+    Returns:
+        Its place, and which of them are none of the classes; None where all are known to be.
+
+    Raises:
+        NearfarError: if a label is not among them, and nobody has to wait to see that.
+    """
+    labels = labels.long()
+    if labels.device.type not in AT_ONCE or torch.compiler.is_compiling():
+        place = torch.searchsorted(class_labels, labels).clamp_max(len(class_labels) - 1)
+        return place, class_labels[place] != labels
+    given, known = labels.numpy(), class_labels.numpy()
+    last = len(known) - 1
+    counted = known[0] == 0 and known[last] == last  # 0, 1, 2, …: a label is its place
+    if counted and (not len(given) or (np.minimum.reduce(given) >= 0 and np.maximum.reduce(given) <= last)):
+        return labels, None
+    place = np.searchsorted(known, given).clip(max=last)
+    wrong = given[known[place] != given]
+    if len(wrong):
+        raise NearfarError(unknown_label(int(wrong[0]), len(known), name))
+    return torch.from_numpy(place), None
+
+
+def unknown_label(label: int, classes: int, name: str, where: str = "") -> str:
+    """Say that a label is not among the classes."""
+    return (
+        f"label {label}{where} is not among the {classes} classes that {name} "
+        "was created for. Give all labels of the training set as classes=…"
+    )
 
 
 def choose_some(

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar.criterion.batch import Batch
@@ -58,6 +58,11 @@ class Verdict:
     def value(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return what has been computed, or NaN."""
         return x if self.factor is None else x * self.factor
+
+    def unless(self, wrong: Bool[Tensor, "*shape"]) -> "Verdict":
+        """Return the same verdict, or NaN where anything is ``wrong``."""
+        factor = torch.where(wrong.any(), torch.nan, 1.0)
+        return Verdict(factor if self.factor is None else self.factor * factor)
 
     def running(self, new: Float[Tensor, ""], old: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return a number that runs over batches, which a batch that is not finite leaves as it was."""

@@ -7,12 +7,14 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nearfar.criterion.batch import Batch
+from nearfar.criterion.classes import Met, find
 from nearfar.criterion.finite import FINITE, Verdict, judge
 from nearfar.criterion.general import General
 from nearfar.criterion.nearby import computed_nearby, lacks_float64
 from nearfar.criterion.statistics import Statistics
 from nearfar.distributed import world_size
 from nearfar.inputs import FLOATS, WHOLE, Labels
+from nearfar.losses.parts.terms import Terms
 from nearfar.memory import CrossBatchMemory
 from nearfar.pairs import Pairs
 from nearfar.similarity import Relation, SameClass, choose
@@ -89,28 +91,62 @@ class Loss(General):
             and len(x) == len(labels)
             and x.device == labels.device
             and x.layout == torch.strided
-            and choose(self.backend, len(x), len(x)) is DenseBlock
+            and self._fits(x)
             and not (self.across_ranks and world_size() > 1)
+            and not lacks_float64(x)
         )
+
+    def _fits(self, x: Float[Tensor, "n dim"]) -> bool:
+        w = x if self.proxies is None else self.proxies
+        every = self.proxies is None or self.sample == 1 or not self.training
+        fit = x.shape[1] == w.shape[1] and x.device == w.device
+        return every and fit and choose(self.backend, len(x), len(w)) is DenseBlock
 
     def _at_once(self, x: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]) -> Shaped[Tensor, "..."]:
         """Return the loss of a small batch by itself, of classes: the same as ``compared``, straight away."""
         judged, rows, length = self._judged(full_precision(x))
         self.notices.listen()
-        self.notices.look_for_missing([labels])
         with torch.autocast(x.device.type, enabled=False) if _casts(x) else nullcontext():
-            view, measure = self._entry.view, self.similarity
-            if view is not None:
-                rows, measure = view(rows, measure)
-            relation = Relation.within(SameClass(labels, labels))
-            pairs = Pairs.tabled(DenseBlock(rows, rows, measure, relation, length=length))
-            learned = {name: judged.rows(number) for name, number in self.learned.items()}
-            parts = self._terms(self._mined(pairs), None, learned)
+            if self.proxies is None:
+                parts = self._with_itself(rows, labels, length, judged)
+            else:
+                judged, parts = self._with_classes(rows, labels, length, judged)
             values = [part.reduce(self.reduction, None, self.tilt) for part in parts]
             value = judged.value(values[0] if len(values) == 1 else torch.stack(values).sum(0))
-        self.notices.look_for_positives(pairs.listed.some, len(x))
-        self.__dict__["last"] = Statistics.of(parts, pairs, self.mining is not None, judged)
         return value.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+    def _with_itself(
+        self, rows: Tensor, labels: Tensor, length: Tensor | None, judged: Verdict
+    ) -> tuple[Terms, ...]:
+        """Return what each row contributes, compared with the others."""
+        self.notices.look_for_missing([labels])
+        view, measure = self._entry.view, self.similarity
+        if view is not None:
+            rows, measure = view(rows, measure)
+        relation = Relation.within(SameClass(labels, labels))
+        pairs = Pairs.tabled(DenseBlock(rows, rows, measure, relation, length=length))
+        learned = {name: judged.rows(number) for name, number in self.learned.items()}
+        parts = self._terms(self._mined(pairs), None, learned)
+        self.notices.look_for_positives(pairs.listed.some, len(rows))
+        self.__dict__["last"] = Statistics.of(parts, pairs, self.mining is not None, judged)
+        return parts
+
+    def _with_classes(
+        self, rows: Tensor, labels: Tensor, length: Tensor | None, judged: Verdict
+    ) -> tuple[Verdict, tuple[Terms, ...]]:
+        """Return what each row contributes, compared with classes; NaN is to come of labels of no class."""
+        class_labels = self.classes_on(rows.device)
+        assert class_labels is not None
+        assert self.proxies is not None
+        place, unknown = find(self.name, class_labels, labels)
+        if unknown is not None:
+            self.notices.look_for_unknown(labels, unknown, len(class_labels), self.name)
+            judged = judged.unless(unknown)
+            rows = judged.rows(rows)
+        self.notices.look_for_missing([labels])
+        met, vectors = Met(place, class_labels), judged.vectors(self.proxies)
+        every = rows if self._entry.update is not None and self._steps else None
+        return judged, self._against_classes(rows, vectors, met, None, every, None, judged, length)
 
     def _judged(self, x: Float[Tensor, "n dim"]) -> tuple[Verdict, Tensor, Float[Tensor, "n 1"] | None]:
         """Judge what is given, and return it with its lengths, where these tell and are ordinary numbers."""

@@ -5,11 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nearfar.callers import level
+from nearfar.criterion.classes import unknown_label
+from nearfar.errors import NearfarError
 from nearfar.missing import MISSING, missing
+
+NONE = -(2**63)
+"""In place of a label: all are of classes."""
 
 
 @dataclass
@@ -56,6 +61,19 @@ class Notices:
             self._bring(some, lambda found: self._tell_of_positives(bool(found), n))
         else:
             self._tell_of_positives(some, n)
+
+    def look_for_unknown(
+        self, labels: Int[Tensor, " n"], unknown: Bool[Tensor, " n"], classes: int, name: str
+    ) -> None:
+        """Refuse, at the next batch, labels that are none of the classes that a loss was created for."""
+        if not len(labels):
+            return
+
+        def refuse(label: int) -> None:
+            if label != NONE:
+                raise NearfarError(unknown_label(label, classes, name, " of the last batch"))
+
+        self._bring(torch.where(unknown, labels.long(), NONE).amax(), refuse)
 
     def listen(self) -> None:
         """Tell what has come of earlier batches."""

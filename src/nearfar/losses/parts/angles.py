@@ -29,7 +29,7 @@ def turned(
     """
     if isinstance(by, Tensor):
         return cosine * by.cos() - sine * by.sin()
-    return cosine * math.cos(by) - sine * math.sin(by)
+    return torch.sub(cosine * math.cos(by), sine, alpha=math.sin(by))
 
 
 def multiplied(cosine: Float[Tensor, " n"], times: int) -> Float[Tensor, " n"]:

@@ -77,7 +77,7 @@ class DenseClassBlock(DenseBlock):
     def by_class(self, others: LogSumExp, own: LogSumExp) -> tuple[Tensor, Tensor]:
         """Reduce, for each class, the anchors of all other classes, and its own."""
         out, s = self.relation.masks[1].mT, self.matrix.mT
-        asked = [Asked(others, out, bounded=self._unit), Asked(own, ~out, bounded=self._unit)]
+        asked = [Asked(others, out, bounded=self.is_cosine), Asked(own, ~out, bounded=self.is_cosine)]
         of_others, of_own = reduced(s, asked)
         return of_others, of_own
 
@@ -157,16 +157,17 @@ def sine(
     No digit is lost where they are nearly aligned or opposed. Where they are so to the last digit the sine
     has a kink; there its gradient is 0.
     """
-    if torch.compiler.is_compiling():
-        return _plain(u, v, place)
+    if torch.compiler.is_compiling():  # which has no gradient of the gradient
+        fixed = cosine.detach()
+        found = _across(fixed, u.detach(), v.detach(), place)
+        return found + _slope(fixed, found) * (cosine - fixed)
     return _Sine.apply(cosine, u, v, place)  # pyrefly: ignore
 
 
 class _Sine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cosine: Tensor, u: Tensor, v: Tensor, place: Tensor) -> Tensor:
-        across = torch.addcmul(u, v.index_select(0, place), cosine[:, None], value=-1.0)
-        found = torch.linalg.vector_norm(across, dim=1)
+        found = _across(cosine, u, v, place)
         ctx.save_for_backward(cosine, u, v, place, found)
         return found
 
@@ -177,9 +178,17 @@ class _Sine(torch.autograd.Function):
             wanted = [x for x in (u, v) if x.requires_grad]
             slopes = iter(torch.autograd.grad(_plain(u, v, place), wanted, gradient, create_graph=True))
             return None, *(next(slopes) if x.requires_grad else None for x in (u, v)), None
-        least = 4 * torch.finfo(found.dtype).eps
-        slope = (cosine / found).neg_().masked_fill_(found <= least, 0.0)
-        return slope.mul_(gradient), None, None, None
+        return _slope(cosine, found).mul_(gradient), None, None, None
+
+
+def _across(cosine: Tensor, u: Tensor, v: Tensor, place: Tensor) -> Tensor:
+    across = torch.addcmul(u, v.index_select(0, place), cosine[:, None], value=-1.0)
+    return torch.linalg.vector_norm(across, dim=1)
+
+
+def _slope(cosine: Tensor, found: Tensor) -> Tensor:
+    least = 4 * torch.finfo(found.dtype).eps
+    return (cosine / found).neg_().masked_fill_(found <= least, 0.0)
 
 
 def _plain(u: Tensor, v: Tensor, place: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from nearfar.similarity.stored import Stored, whole
 class DenseBlock:
     """See ``Block``. A gradient of its gradient comes by plain autograd."""
 
+    _scaled = False
+
     def __init__(
         self,
         anchors: Tensor,
@@ -59,7 +61,7 @@ class DenseBlock:
     @property
     def is_cosine(self) -> bool:
         """Whether similarities lie from -1 to 1."""
-        return self._unit
+        return self._unit and not self._scaled
 
     @cached_property
     def _compared(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +127,7 @@ class DenseBlock:
         """Reduce negatives per anchor, and what is asked of positives, in one operation."""
         out = self.left_out(interval)
         return tuple(
-            reduced(self.matrix, [*[Asked(r, out, bounded=self._unit) for r in negatives], *positives])
+            reduced(self.matrix, [*[Asked(r, out, bounded=self.is_cosine) for r in negatives], *positives])
         )
 
     def scaled(self, factor: float | Float[Tensor, ""]) -> "DenseBlock":
@@ -133,6 +135,7 @@ class DenseBlock:
         block = object.__new__(DenseBlock)
         block.measure, block.relation = self.measure, self.relation
         block._given, block._unit, block._length = self._given, self._unit, self._length
+        block._scaled = True
         s, u, v = self._compared
         block._compared = (s * factor, u, v)
         return block
