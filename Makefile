@@ -1,5 +1,6 @@
 # make demo    environment, install, training and report on small pictures of objects (minutes on two cores)
-# make test    environment, install, all tests
+# make test    environment, install, the tests: combinations in turns
+# make test-all      all tests, with all combinations
 # make test-lowest   the tests that take no more than seconds, on the lowest version of each dependency
 # make check   format, lint, types, tests
 # make bench   the benchmarks, results in benchmarks/results; FULL=1 for the losses at all sizes (hours)
@@ -19,18 +20,21 @@ CORE := $(addprefix tests/,losses/test_by_hand.py losses/test_golden.py criterio
 EXTRAS := $(addprefix tests/,cli/test_cli.py config/test_config.py models/test_embedder.py models/test_pooling.py \
 	data/test_table.py data/test_decode.py data/test_images.py report/test_report_page.py caffe/test_convert.py)
 
-.PHONY: demo test test-lowest check bench clean
+.PHONY: demo test test-all test-lowest check bench clean
 
 demo: $(VENV)/train
 	$(BIN)/nearfar demo
 
 # One thread for each of two processes: on two cores that is twice as fast as two threads for one.
 test: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not exhaustive'
+
+test-all: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 test-lowest: $(LOWEST)-core/dev-core $(LOWEST)/dev
-	OMP_NUM_THREADS=1 $(LOWEST)-core/bin/python -m pytest -q -n 2 -m 'not slow' $(CORE)
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m 'not slow' $(EXTRAS)
+	OMP_NUM_THREADS=1 $(LOWEST)-core/bin/python -m pytest -q -n 2 -m 'not slow and not exhaustive' $(CORE)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m 'not slow and not exhaustive' $(EXTRAS)
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .
