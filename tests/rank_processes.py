@@ -12,25 +12,39 @@ import torch.distributed
 import torch.multiprocessing
 
 # It is started once for all tests of a process, and torch has started no thread in it.
-multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["pytest", "torch._dynamo", "torch.distributed.fsdp", "nearfar.evaluate", "nearfar.train"]
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(
+    [
+        "pytest",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "nearfar.evaluate",
+        "nearfar.train",
+        "nearfar.cli.app",
+    ]
 )
 
 
-def run(work: Callable[..., Any], size: int, *given: Any) -> list[Any]:
-    """Return what ``work(rank, *given)`` comes to on each of ``size`` ranks."""
+def run(work: Callable[..., Any], size: int, *given: Any, grouped: bool = True) -> list[Any]:
+    """Return what ``work(rank, *given)`` comes to on each of ``size`` ranks.
+
+    Args:
+        grouped: whether they form a group of gloo.
+    """
     with TemporaryDirectory() as name:
         folder = Path(name)
         torch.save((work, given), folder / "work")
-        torch.multiprocessing.start_processes(_work, (folder, size), nprocs=size, start_method="forkserver")
+        torch.multiprocessing.start_processes(
+            _work, (folder, size, grouped), nprocs=size, start_method="forkserver"
+        )
         return [torch.load(folder / f"rank{rank}", weights_only=False) for rank in range(size)]
 
 
-def _work(rank: int, folder: Path, size: int) -> None:
+def _work(rank: int, folder: Path, size: int, grouped: bool) -> None:
     torch.set_num_threads(1)
-    store = torch.distributed.FileStore(str(folder / "store"), size)
-    timeout = timedelta(minutes=2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+    if grouped:
+        store, wait = torch.distributed.FileStore(str(folder / "store"), size), timedelta(minutes=2)
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=wait)
     work, given = torch.load(folder / "work", weights_only=False)
     torch.save(work(rank, *given), folder / f"rank{rank}")
     if torch.distributed.is_initialized():  # some leave the group by themselves

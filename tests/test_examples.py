@@ -1,14 +1,12 @@
 """Examples run, recipes load, and their headers say what a reader needs."""
 
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import example_ranks
 from nearfar.config import Config
 from nearfar.data import packs
 
@@ -34,20 +32,10 @@ def test_evaluate_vectors(capsys):
 @pytest.mark.parametrize("engine", ["lightning", "accelerate"])
 def test_a_loop_of_another_engine_on_two_ranks(engine: str) -> None:
     """It learns what one process learns. `pip install -e .[dev]` brings both engines."""
-    script = str(ROOT / "examples" / f"{engine}_loop.py")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    shown = [_shown(arguments) for arguments in ([script], launch)]
+    shown = [example_ranks.shown(ROOT / "examples" / f"{engine}_loop.py", ranks) for ranks in (1, 2)]
     before, after = (float(number) for number in re.findall(r"(?:before|after): ([\d.]+) %", shown[0]))
     assert after > before
     assert _results(shown[0]) == _results(shown[1])
-
-
-def _shown(arguments: list[str]) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def _results(shown: str) -> list[str]:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import nearfar
 from nearfar.losses import Sum
 from nearfar.losses.parts.registry import has_proxies, registry
+from turns import in_turns
 
 CLASSES, DIM, N = 6, 8, 24
 RULES = nearfar.mining.names()
@@ -73,12 +74,12 @@ def by_torch(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore:this batch has no positive pair")
-@pytest.mark.parametrize("how", [copy.deepcopy, by_pickle, by_torch])
-@pytest.mark.parametrize("used", [False, True])
-def test_every_loss_is_copied_whole(how, used):
+@in_turns(2, how=[copy.deepcopy, by_pickle, by_torch], first=[0, 1])
+def test_every_loss_is_copied_whole(how, first):
+    """As it was made, and after a step, in turns."""
     x, labels = batch()
-    for name, loss in made().items():
-        if used:
+    for place, (name, loss) in enumerate(made().items()):
+        if place % 2 == first:
             loss(x.clone().requires_grad_(), labels).backward()
         again = how(loss)
         assert repr(again) == repr(loss), name

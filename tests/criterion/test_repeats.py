@@ -19,11 +19,11 @@ RULES = [None, *nearfar.mining.names()]
 SETTINGS = {"interval": {"above": -0.5}, "random": {"seed": 0}, "distance_weighted": {"seed": 0}}
 
 
-def losses(name: str, backend: str) -> Iterator[tuple[str | None, Loss]]:
-    """The loss with each rule; one with proxies takes none."""
+def losses(name: str, backend: str, rules: list[str | None]) -> Iterator[tuple[str | None, Loss]]:
+    """The loss with each of the rules; one with proxies takes none."""
     torch.manual_seed(0)
     classes = {"classes": 4, "dim": 8} if has_proxies(name) else {}
-    for rule in RULES[:1] if classes else RULES:
+    for rule in [None] if classes else rules:
         mining = rule and {"name": rule, **SETTINGS.get(rule, {})}
         yield rule, nearfar.losses.create(name, mining=mining, backend=backend, **classes)
 
@@ -59,12 +59,25 @@ def threads(count: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("backend", ["dense", "tiled"])
+@pytest.mark.parametrize("place", range(len(EVERY)), ids=EVERY)
+def test_no_sum_is_left_to_chance(place, backend, monkeypatch):
+    """With a third of the rules, other ones than the loss before, and with a memory."""
+    no_thread_decides_an_order(EVERY[place], backend, [None, *RULES[1 + place % 3 :: 3]], monkeypatch)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("backend", ["dense", "tiled"])
 @pytest.mark.parametrize("name", EVERY)
-def test_no_sum_is_left_to_chance(name, backend, monkeypatch):
-    """With every rule, and with a memory: no thread's turn decides an order."""
+def test_no_sum_is_left_to_chance_with_any_rule(name, backend, monkeypatch):
+    no_thread_decides_an_order(name, backend, RULES, monkeypatch)
+
+
+def no_thread_decides_an_order(
+    name: str, backend: str, rules: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiled, "TILE", 8)
     x, labels = torch.randn(12, 8, generator=torch.Generator().manual_seed(1)), torch.arange(12) // 3
-    for rule, loss in losses(name, backend):
+    for rule, loss in losses(name, backend, rules):
         memory = nearfar.CrossBatchMemory(12)
         memory.add(x.flip(0), labels)
         for given in (None, memory) if rule in (None, "hard", "random") else (None,):

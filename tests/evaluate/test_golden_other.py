@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import nearfar.evaluate as ev
 from ranking_problems import evaluate, load, problem
+from turns import in_turns
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -42,9 +43,7 @@ def test_distances_that_are_given(dtype: type) -> None:
     assert_allclose(result.per_query["map"], data["pq__index__ap"], atol=1e-9)
 
 
-@DTYPES
-@pytest.mark.parametrize("tile", [1, 7, 64, None])
-@pytest.mark.parametrize("case", range(1, 11))
+@in_turns(2, dtype=[np.float32, np.float64], tile=[1, 7, 64, None], case=range(1, 11))
 def test_neighbours_are_in_the_golden_order(case: int, tile: int | None, dtype: type) -> None:
     data = load(case)
     prefix = "M__" if case == 9 else ""

@@ -8,9 +8,11 @@ import torch
 import loss_oracle as oracle
 import nearfar
 from problems import BACKENDS, PAIR_LOSSES, TWO_SIDED_LOSSES, batch
+from turns import in_turns
 
 MINING = [None, "hard", "semi_hard", "multi_similarity"]
 MEASURES = ["cosine", "dot", "euclidean", "squared_euclidean"]
+MINED = [(None, measure) for measure in MEASURES] + [(rule, "cosine") for rule in MINING[1:]]
 
 
 def labelled() -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,12 +40,9 @@ def same(ours, theirs, x):
     torch.testing.assert_close(grad, expected, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("mining", "measure"),
-    [(None, measure) for measure in MEASURES] + [(rule, "cosine") for rule in MINING[1:]],
-)
-@pytest.mark.parametrize("name", sorted(oracle.per_anchor))
-def test_equals_definition(name, mining, measure):
+@in_turns(2, name=sorted(oracle.per_anchor), told=MINED)
+def test_equals_definition(name, told):
+    mining, measure = told
     x, labels = labelled()
     settings, given = settings_of(name, measure)
     margin = nearfar.losses.settings(name).parameters.get("margin")
@@ -123,14 +122,11 @@ def test_equals_definition_on_both_sides(name, measure):
         same(loss(x, labels, x, labels, ids=ids, candidate_ids=ids), theirs, x)
 
 
-@pytest.mark.parametrize("name", PAIR_LOSSES + TWO_SIDED_LOSSES)
-def test_gradcheck(name):
+@in_turns(2, name=PAIR_LOSSES + TWO_SIDED_LOSSES, mining=MINING)
+def test_gradcheck(name, mining):
     x, labels = batch(3, 3, 3, spread=0.9, seed=3)
-    for mining in MINING:
-        loss = nearfar.losses.create(name, mining=mining)
-        assert torch.autograd.gradcheck(
-            lambda z, loss=loss: loss(z, labels), x.requires_grad_(), eps=1e-7, atol=1e-5
-        )
+    loss = nearfar.losses.create(name, mining=mining)
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels), x.requires_grad_(), eps=1e-7, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 import nearfar
+from turns import in_turns
 
 N, CLASSES, DIM = 24, 6, 64
 LABELS = torch.arange(N) // 4
@@ -63,11 +64,14 @@ def errors(found: list[Tensor], exact: list[Tensor]) -> Tensor:
     return torch.stack([(a.double() - b).norm() / b.norm().clamp_min(1e-300) for a, b in pairs])
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled"])
-@pytest.mark.parametrize(("length", "offset"), [(8, 0), (80, 0), (800, 0), (8, 100), (8, 1000), (1, 1000)])
-@pytest.mark.parametrize(("name", "measure"), CASES)
-def test_digits_of_distances_to_classes(name, measure, length, offset, backend):
+# Lengths of the rows, and how far all of them lie from the origin.
+FAR = [(8, 0), (80, 0), (800, 0), (8, 100), (8, 1000), (1, 1000)]
+
+
+@in_turns(2, told=CASES, far=FAR, backend=["dense", "tiled"])
+def test_digits_of_distances_to_classes(told, far, backend):
     """Plain float32's own error over several batches, and no more than five times that."""
+    (name, measure), (length, offset) = told, far
     worst, plain = torch.zeros(3), torch.zeros(3)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)

@@ -13,8 +13,10 @@ from nearfar.losses.rank_hard import rank_hard
 from nearfar.losses.triplet_softmax import triplet_softmax
 from nearfar.similarity import Relevance
 from problems import BACKENDS, golden_folder
+from turns import in_turns
 
-both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+TYPES = {"float32": torch.float32, "float64": torch.float64}
+each_type_and_backend = in_turns(2, dtype=TYPES, backend=BACKENDS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -40,9 +42,8 @@ def check(value, expected, inputs, gradients):
         assert np.abs(ours.numpy() - theirs).max(initial=0) <= 1e-5 * np.abs(theirs).max(initial=0) + 1e-7
 
 
-@every_backend
 @cases("triplet_softmax", lambda config: not config["same_bottom"])
-@both_types
+@each_type_and_backend
 def test_triplet_softmax(path, dtype, backend):
     """Three sets of rows: each triplet has a class of its own, and its own negative as the only one."""
     z = dict(np.load(path, allow_pickle=False))
@@ -68,16 +69,14 @@ def test_triplet_softmax(path, dtype, backend):
         assert np.abs(ours.numpy()[~lost] - theirs).max() <= 1e-5 * np.abs(theirs).max() + 1e-7
 
 
-@every_backend
 @cases("rank_hard")
-@both_types
+@each_type_and_backend
 def test_rank_hard_with_the_mask_given(path, dtype, backend):
     check_rank_hard(path, dtype, backend, given=True)
 
 
-@every_backend
 @cases("rank_hard", lambda config: config["deterministic"] and "ties" not in config["name"])
-@both_types
+@each_type_and_backend
 def test_rank_hard(path, dtype, backend):
     check_rank_hard(path, dtype, backend, given=False)
 
@@ -114,9 +113,8 @@ def triplets(x, labels, anchor, positive, negative, backend):
     return pairs.narrow(partners=negative)
 
 
-@every_backend
 @cases("margin_loss")
-@both_types
+@each_type_and_backend
 def test_margin_of_research_ms_loss(path, dtype, backend):
     z, config, x, labels = load(path, dtype)
     a, p, n = torch.from_numpy(z["triplets"]).unbind(1)
@@ -135,9 +133,8 @@ def test_margin_of_research_ms_loss(path, dtype, backend):
     check(value, z["loss"], [x], [z["grad"]])
 
 
-@every_backend
 @cases("margin_mxnet")
-@both_types
+@each_type_and_backend
 def test_margin_of_its_authors(path, dtype, backend):
     z, config, x, labels = load(path, dtype)
     a, p, n = (torch.from_numpy(z[key]) for key in "apn")
@@ -148,9 +145,8 @@ def test_margin_of_its_authors(path, dtype, backend):
     check(terms.reduce("mean_active"), z["loss"], [x, beta], [z["grad"], z["grad_beta"]])
 
 
-@every_backend
 @cases("pml_losses")
-@both_types
+@each_type_and_backend
 def test_margin_of_pytorch_metric_learning(path, dtype, backend):
     z, _, x, labels = load(path, dtype)
     loss = nearfar.losses.create(

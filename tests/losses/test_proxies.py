@@ -12,6 +12,7 @@ from nearfar.similarity.classes import tiles as class_tiles
 from problems import BACKENDS
 from proxy_oracle import CASES, definitions
 from proxy_problems import EVERY, create, gradients, problem
+from turns import in_turns
 
 TAGS = [f"{name} {settings}" for name, settings in CASES]
 
@@ -20,9 +21,9 @@ def test_every_loss_with_proxies_is_here():
     assert {name for name in nearfar.losses.names() if registry[name].proxies} == set(EVERY)
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES, ids=TAGS)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_is_the_definition(name, settings, backend, monkeypatch):
+@in_turns(3, told=dict(zip(TAGS, CASES, strict=True)), backend=BACKENDS)
+def test_is_the_definition(told, backend, monkeypatch):
+    name, settings = told
     monkeypatch.setattr(class_tiles, "NARROWEST", 2)  # several blocks
     monkeypatch.setattr(class_tiles, "ELEMENTS", 2)
     x, labels = problem()
@@ -51,9 +52,9 @@ def test_gradcheck(name):
     assert torch.autograd.gradcheck(value, (x, proxies))
 
 
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize(("n", "classes", "dim"), [(1, 2, 3), (7, 33, 17), (33, 129, 96), (129, 7, 3)])
-def test_float32_tiles_are_as_exact_as_dense(name, n, classes, dim):
+@in_turns(2, name=EVERY, size=[(1, 2, 3), (7, 33, 17), (33, 129, 96), (129, 7, 3)])
+def test_float32_tiles_are_as_exact_as_dense(name, size):
+    n, classes, dim = size
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(n, dim, generator=generator)
     labels = torch.randint(classes, (n,), generator=generator)
@@ -73,10 +74,11 @@ def test_float32_tiles_are_as_exact_as_dense(name, n, classes, dim):
         assert errors[1] <= 2 * errors[0] + 1e-6
 
 
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("backend", ["dense", "tiled"])
-@pytest.mark.parametrize(
-    "edge", ["aligned", "opposed", "zero row", "zero proxy", "one row", "one class", "equal"]
+@in_turns(
+    2,
+    name=EVERY,
+    backend=["dense", "tiled"],
+    edge=["aligned", "opposed", "zero row", "zero proxy", "one row", "one class", "equal"],
 )
 def test_gradients_are_finite_at_the_edges(name, backend, edge):
     x, labels = problem(4, 6, 5)

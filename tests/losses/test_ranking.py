@@ -11,6 +11,7 @@ import ranking_losses_oracle as oracle
 from nearfar.errors import NearfarError
 from nearfar.losses.parts import ranks
 from problems import BACKENDS, batch
+from turns import in_turns
 
 PER_ANCHOR = {
     "smooth_ap": [{}, {"temperature": 0.1}, {"with_self": True, "temperature": 0.05}],
@@ -70,8 +71,7 @@ def test_histogram_equals_definition(bins):
         same(nearfar.losses.create("histogram", bins=bins, backend=backend)(x, labels), expected, x)
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled"])
-@pytest.mark.parametrize("name", RANKING)
+@in_turns(2, backend=["dense", "tiled"], name=RANKING)
 def test_gradcheck(name, backend):
     x, labels = unequal()
     loss = nearfar.losses.create(name, backend=backend)
@@ -165,9 +165,8 @@ def test_small_temperatures_give_the_average_precision(seed):
     assert bound.item() >= expected
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", RANKING)
 @pytest.mark.filterwarnings("ignore:this batch has no positive pair")
+@in_turns(3, backend=BACKENDS, name=RANKING)
 def test_nothing_to_compare(name, backend):
     """No positive, no negative, one row, none: 0 and gradient 0."""
     for labels in ([0, 1, 2, 3], [0, 0, 0, 0], [0], []):
@@ -183,9 +182,7 @@ def test_nothing_to_compare(name, backend):
         assert torch.equal(grad, torch.zeros_like(grad))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", RANKING)
-@pytest.mark.parametrize("kind", ["one vector", "opposite", "zeros"])
+@in_turns(3, backend=BACKENDS, name=RANKING, kind=["one vector", "opposite", "zeros"])
 def test_vectors_alike(name, backend, kind):
     """Equal similarities everywhere, at either end of the scale, or of no direction: finite."""
     sign = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import nearfar
 from memory_rows import equal, rows
 from nearfar.errors import NearfarError
+from turns import in_turns
 
 MEMORIES = {
     "plain": {},
@@ -61,8 +62,7 @@ def kept(system: nn.Module) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in system.state_dict().items()}
 
 
-@pytest.mark.parametrize("kind", MEMORIES)
-@pytest.mark.parametrize("steps", [0, 1, 4])
+@in_turns(3, kind=[*MEMORIES], steps=[0, 1, 4])
 def test_all_state_is_tensors_that_safetensors_carries(kind, steps, tmp_path):
     whole = System(**MEMORIES[kind])
     train(whole, 0, steps, with_ids=True)
@@ -102,9 +102,7 @@ def test_a_state_that_is_kept_stays_as_it_was(kind):
     assert system.memory.embeddings.abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", MEMORIES)
-@pytest.mark.parametrize("begun", [0, 2])
-@pytest.mark.parametrize("foreach", [False, True])
+@in_turns(2, kind=[*MEMORIES], begun=[0, 2], foreach=[False, True])
 def test_an_average_of_weights_leaves_it_alone(kind, begun, foreach):
     """Averages made before the first step and after some; they average the network, and no memory."""
     system = System(**MEMORIES[kind])
@@ -172,8 +170,7 @@ def test_accelerate_saves_and_loads(tmp_path):
     equal(train(again, 3, 6), expected)
 
 
-@pytest.mark.parametrize("kind", MEMORIES)
-@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+@in_turns(3, kind=[*MEMORIES], how=["deepcopy", "pickle", "torch.save"])
 def test_copied_whole(kind, how):
     system = System(**MEMORIES[kind])
     train(system, 0, 3, with_ids=True)
@@ -244,9 +241,9 @@ RECOMPUTED = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "use_reentrant"), RECOMPUTED)
-@pytest.mark.parametrize("loss", ["triplet", "supcon", "sum"])
-def test_checkpoint_takes_a_batch_in_once(kind, use_reentrant, loss):
+@in_turns(3, told=RECOMPUTED, loss=["triplet", "supcon", "sum"])
+def test_checkpoint_takes_a_batch_in_once(told, loss):
+    kind, use_reentrant = told
     plain, again = (Recomputed(how, **MEMORIES[kind]) for how in (None, use_reentrant))
     for module in (plain, again):
         module.system.loss = (

@@ -29,8 +29,8 @@ def test_same_selection(path, backend):
     n = len(x)
     expected = np.unpackbits(case["selected_bits"], axis=1)[:, : n * n].reshape(-1, n, n).astype(bool)
     pairs = Pairs.within(x, labels, similarity="dot", backend=backend)
-    every = 1 if backend == "dense" else 8  # the others against `dense` elsewhere
-    for row in range(0, len(expected), every):
+    every = 4 if backend == "dense" else 16  # the others against `dense` elsewhere
+    for row in range(CASES.index(path) % every, len(expected), every):
         rule = nearfar.mining.create(parity(case["params"][row].tolist(), config))
         assert (selected(rule(pairs)) == expected[row]).all(), (rule, case["gap"][row])
 

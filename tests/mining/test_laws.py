@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import nearfar
 from nearfar.mining import names
 from problems import BACKENDS, batch
+from turns import in_turns
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 
@@ -94,9 +95,7 @@ def edges() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("rule", EVERY, ids=str)
-@pytest.mark.parametrize("edge", edges())
+@in_turns(3, backend=BACKENDS, rule={str(one): one for one in EVERY}, edge=[*edges()])
 def test_edges_are_finite(edge, rule, backend):
     x, labels = edges()[edge]
     for name, measure in [("multi_similarity", "cosine"), ("triplet", "euclidean")]:

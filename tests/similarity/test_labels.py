@@ -10,6 +10,7 @@ from nearfar.errors import NearfarError
 from nearfar.inputs import kinship
 from nearfar.similarity import Listed, Relation, Relevance, SameClass, SharedTag
 from problems import BACKENDS, batch
+from turns import in_turns
 
 
 def same_class(n: int, m: int, generator: torch.Generator) -> tuple[SameClass, torch.Tensor]:
@@ -183,9 +184,12 @@ def test_a_loss_by_hand(relevance, backend):
     assert grad[:, 0].tolist() == pytest.approx([-2.0, 2.0 - 4.0, 4.0 + 4.0, -4.0])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mining", [None, "hard", "semi_hard", "multi_similarity", "relative", "easy"])
-@pytest.mark.parametrize("name", ["contrastive", "multi_similarity", "supcon", "triplet"])
+@in_turns(
+    3,
+    backend=BACKENDS,
+    mining=[None, "hard", "semi_hard", "multi_similarity", "relative", "easy"],
+    name=["contrastive", "multi_similarity", "supcon", "triplet"],
+)
 def test_classes_written_in_other_ways(name, mining, backend):
     """Classes, their one-hot rows, and the list of their pairs are the same labels."""
     x, labels = batch(4, 3, 5, spread=0.8)

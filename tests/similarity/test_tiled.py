@@ -27,6 +27,7 @@ from nearfar.similarity.threads import in_turn
 from nearfar.similarity.tiled import block as tiled
 from nearfar.similarity.tiled import ranked_steps, similarities, softmax_steps, two_passes
 from problems import PAIR_LOSSES, batch
+from turns import in_turns
 
 
 def value_and_gradient(create: dict, x, labels, **call):
@@ -37,10 +38,13 @@ def value_and_gradient(create: dict, x, labels, **call):
     return value.detach(), grad
 
 
-@pytest.mark.parametrize("kept", [0, two_passes.KEPT])
-@pytest.mark.parametrize("size", [16, 50, 512])
-@pytest.mark.parametrize("mining", [None, "hard", "semi_hard", "multi_similarity"])
-@pytest.mark.parametrize("name", ["supcon", "triplet", "contrastive", "lifted_structure_generalized"])
+@in_turns(
+    4,
+    kept=[0, two_passes.KEPT],
+    size=[16, 50, 512],
+    mining=[None, "hard", "semi_hard", "multi_similarity"],
+    name=["supcon", "triplet", "contrastive", "lifted_structure_generalized"],
+)
 def test_tile_size_changes_nothing(monkeypatch, size, kept, mining, name):
     """Ragged tiles at the ends, classes across tiles; 211 rows."""
     monkeypatch.setattr(two_passes, "KEPT", kept)
@@ -150,8 +154,7 @@ def test_float32_is_as_exact_as_dense(name):
     assert (ours <= 1.2 * dense + 4e-7).all(), (dense, ours)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["supcon", "triplet", "multi_similarity"])
+@in_turns(2, dtype=[torch.float16, torch.bfloat16], name=["supcon", "triplet", "multi_similarity"])
 def test_half_precision_is_summed_in_float32(name, dtype):
     x, labels = batch(100, 4, 32)
     x = x.to(dtype)

@@ -16,6 +16,7 @@ from nearfar.errors import NearfarError
 from nearfar.losses.parts.registry import has_proxies
 from nearfar.train import large_batch, two_pass
 from nearfar.train.randomness import RandomState, seed_everything
+from turns import in_turns
 
 CLASSES, DIM, N = 5, 8, 23
 LOSSES: dict[str, Callable[[], nn.Module]] = {
@@ -31,6 +32,7 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
     "proxy_anchor": lambda: nearfar.losses.create("proxy_anchor", classes=CLASSES, dim=DIM),
     "sum": lambda: nearfar.losses.Sum({"proxy_anchor": 1.0, "contrastive": 0.2}, classes=CLASSES, dim=DIM),
 }
+BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-6}
 CASES = [(name, size) for name in LOSSES for size in (0, 40) if not size or name != "proxy_anchor"]
 
 
@@ -93,20 +95,19 @@ def steps(
     return values, gradients(model, loss), kept, torch.rand(3)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=str)
-@pytest.mark.parametrize(("name", "size"), CASES)
-def test_two_passes_leave_the_gradient_of_one(name: str, dtype: torch.dtype, bound: float, size: int) -> None:
+@in_turns(2, told=CASES, dtype=[*BOUNDS], chunk=[1, 7, N, N + 5])
+def test_two_passes_leave_the_gradient_of_one(told: tuple[str, int], dtype: torch.dtype, chunk: int) -> None:
     """With dropout on; 7 leaves a last chunk of 2."""
-    for chunk in (1, 7, N, N + 5):
-        values, expected, kept, draw = steps(one_pass, name, dtype, chunk, size)
-        found_values, found, found_kept, found_draw = steps(two_pass, name, dtype, chunk, size)
-        torch.testing.assert_close(found_values, values, rtol=bound, atol=bound)
-        for key, gradient in expected.items():
-            assert gradient is not None
-            assert gradient.norm() > 0, key
-            assert (found[key] - gradient).norm() <= bound * (gradient.norm() + 1), key
-        torch.testing.assert_close(found_kept, kept, rtol=bound, atol=bound)
-        assert torch.equal(found_draw, draw), "the generator stands where one pass leaves it"
+    (name, size), bound = told, BOUNDS[dtype]
+    values, expected, kept, draw = steps(one_pass, name, dtype, chunk, size)
+    found_values, found, found_kept, found_draw = steps(two_pass, name, dtype, chunk, size)
+    torch.testing.assert_close(found_values, values, rtol=bound, atol=bound)
+    for key, gradient in expected.items():
+        assert gradient is not None
+        assert gradient.norm() > 0, key
+        assert (found[key] - gradient).norm() <= bound * (gradient.norm() + 1), key
+    torch.testing.assert_close(found_kept, kept, rtol=bound, atol=bound)
+    assert torch.equal(found_draw, draw), "the generator stands where one pass leaves it"
 
 
 @pytest.mark.parametrize("name", nearfar.losses.names())

@@ -2,50 +2,18 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from held_folders import begin_together, holder
 from nearfar.cli import runs
 from nearfar.config import Config
 from nearfar.train import RunInterrupted, train
 from nearfar.train.lock import LOCK, FolderTaken, taken
 from stopped_runs import At, changed, interrupt
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from nearfar.train.lock import taken
-with taken(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-# Each waits for the line that starts all at once, so that none is ahead by the time of its imports.
-BEGIN = """
-import sys
-from nearfar.cli.app import run
-import nearfar.train
-print("ready", flush=True)
-sys.stdin.readline()
-sys.exit(run(sys.argv[1:]))
-"""
-
-
-def holder(folder: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", HOLD, str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def end(process: "subprocess.Popen[str]", number: int) -> None:
-    process.send_signal(number)
-    process.communicate()
 
 
 def test_a_folder_that_another_process_trains_in(config: Config, tmp_path: Path) -> None:
@@ -59,7 +27,8 @@ def test_a_folder_that_another_process_trains_in(config: Config, tmp_path: Path)
                 train(config, tmp_path / "run", resume=resume, progress=False)
         assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
     finally:
-        end(process, signal.SIGKILL)
+        process.kill()
+        process.join()
     assert (tmp_path / "run" / LOCK).exists()  # of a process that is gone: it locks nothing
     train(changed(config, "train", epochs=1), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / LOCK).exists()
@@ -84,7 +53,8 @@ def test_a_process_that_was_started_by_the_training_does_not_hold_it(tmp_path: P
             os._exit(0)
     try:
         process = holder(tmp_path / "run")
-        end(process, signal.SIGKILL)
+        process.kill()
+        process.join()
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -107,27 +77,8 @@ def test_trainings_that_start_together_get_folders_of_their_own(pictures: Path, 
         "train.epochs=1",
     ]
     seeds = (1, 2, 3)
-    begun = [
-        subprocess.Popen(
-            [sys.executable, "-c", BEGIN, "train", str(pictures), *settings, f"train.seed={seed}", "--no-report"],
-            cwd=tmp_path,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for seed in seeds
-    ]  # fmt: skip
-    for process in begun:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in begun:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in begun:
-        _, told = process.communicate()
-        assert process.returncode == 0, told
+    command = ["train", str(pictures), *settings, "--no-report"]
+    assert begin_together([[*command, f"train.seed={seed}"] for seed in seeds], tmp_path) == [0, 0, 0]
     made = sorted((tmp_path / "runs").iterdir())
     assert [path.name for path in made] == [pictures.name, f"{pictures.name}-2", f"{pictures.name}-3"]
     found = {tomllib.loads((path / "config.toml").read_text())["train"]["seed"] for path in made}

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import killed_runs
 from nearfar.config import Config
 from nearfar.errors import CheckpointError
 from nearfar.models import Embedder
@@ -18,15 +17,11 @@ from nearfar.report import gather, write_report
 from nearfar.train import RunInterrupted, read_log, train
 from nearfar.train.folder import _compare
 from stopped_runs import At, assert_same_weights, changed, interrupt, weights
+from turns import in_turns
 
 
 def test_killed_runs_end_as_the_whole_one(pictures: Path, tmp_path: Path) -> None:
-    script = Path(__file__).with_name("killed_runs.py")
-    command = [sys.executable, str(script), str(pictures), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = killed_runs.run(str(pictures), tmp_path)
     whole = found.pop("whole")
     assert len(found) == 6
     for name, run in found.items():
@@ -84,8 +79,7 @@ def test_proxies_of_a_loss_are_trained_and_resumed(config: Config, tmp_path: Pat
     assert weights(tmp_path / "run")["proxies"].shape[1] == config.model.dim
 
 
-@pytest.mark.parametrize("sampler", ["hard_classes", "offline"])
-@pytest.mark.parametrize("workers", [0, 2])
+@in_turns(2, sampler=["hard_classes", "offline"], workers=[0, 2])
 def test_a_sampler_that_follows_the_training_is_resumed(
     config: Config, tmp_path: Path, sampler: str, workers: int
 ) -> None:
@@ -126,9 +120,9 @@ def test_a_memory_is_resumed_where_it_was(
 ) -> None:
     """Filled, half filled, and around its end."""
     whole = {**config.to_dict(), "loss": loss, "memory": memory}
-    config = changed(Config.model_validate(whole), "train", epochs=3)
+    config = Config.model_validate(whole)
     train(config, tmp_path / "whole", progress=False)
-    stops = {step: [At(interrupt, kind="step", step=step)] for step in (4, 11)}
+    stops = {step: [At(interrupt, kind="step", step=step)] for step in (4, 9)}
     for step, trackers in stops.items():
         with pytest.raises(RunInterrupted):
             train(config, tmp_path / "run", resume=step > 4, progress=False, trackers=trackers)

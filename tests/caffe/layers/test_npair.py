@@ -11,15 +11,14 @@ from nearfar.caffe.layers import NPairMultiClassLoss
 from nearfar.errors import NearfarError
 from npair_oracle import METHODS, REGIONS, TOPS, has_digits, layer, problem, settings_of
 from problems import BACKENDS, batch, golden_folder
+from turns import in_turns
 
 CASES = sorted((golden_folder / "losses" / "npair").glob("*.npz"))
 
-both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+TYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-@both_types
+@in_turns(2, backend=BACKENDS, path={path.stem: path for path in CASES}, dtype=TYPES)
 def test_parity(path, dtype, backend):
     case = np.load(path)
     config = json.loads(str(case["config"]))
@@ -42,9 +41,7 @@ def test_parity(path, dtype, backend):
         assert tops["feature_asum"].item() == pytest.approx(float(case["feature_asum"]), rel=1e-6)
 
 
-@pytest.mark.parametrize("parity", [True, False], ids=["parity", "default"])
-@pytest.mark.parametrize("backend", ["dense", "tiled"])
-@pytest.mark.parametrize("part", range(4))
+@in_turns(2, parity={"parity": True, "default": False}, backend=["dense", "tiled"], part=range(4))
 def test_definition(part, backend, parity):
     compared = 0
     for seed in range(50 * part, 50 * part + 50):
@@ -69,8 +66,7 @@ def test_definition(part, backend, parity):
     assert compared > 30
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("region", REGIONS)
+@in_turns(2, method=METHODS, region=REGIONS)
 def test_default_gives_the_gradient_of_its_loss(method, region):
     """Without parity: at thresholds that a small step does not move past a pair."""
     x, labels = batch(4, 3, 6, seed=3)
@@ -188,9 +184,7 @@ def test_retrieval_counts_ties_as_each_mode_says():
     assert NPairMultiClassLoss(parity=True)(x, labels)["retrieval_top1"] == 0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("parity", [True, False])
-@pytest.mark.parametrize("n", [1, 2, 7])
+@in_turns(2, backend=BACKENDS, parity=[True, False], n=[1, 2, 7])
 def test_edges_are_finite(n, parity, backend):
     for labels in (torch.zeros(n).long(), torch.arange(n)):
         for method in METHODS:
@@ -202,9 +196,7 @@ def test_edges_are_finite(n, parity, backend):
             assert all(top.isfinite() for top in tops.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("parity", [True, False])
-@pytest.mark.parametrize("backend", BACKENDS)
+@in_turns(2, method=METHODS, parity=[True, False], backend=BACKENDS)
 def test_features_that_are_no_numbers_show_in_the_loss(backend, parity, method):
     """Even where nothing can be selected, because a threshold is no number."""
     x, labels = batch(4, 3, 6)

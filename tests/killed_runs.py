@@ -1,11 +1,6 @@
-"""Trains in child processes that are killed at chosen or at random moments, and prints what each run came to.
-
-Run as `python killed_runs.py PICTURES FOLDER`. It forks before torch has started a thread, so that one import
-serves all children.
-"""
+"""Trains in child processes that are killed at chosen or at random moments; for tests/train/test_resume.py."""
 
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -15,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # what the first step would import, here once for all children
-import torchvision.transforms.v2.functional  # noqa: F401
 from torch import nn
 
 import nearfar.files
+import rank_processes
 from nearfar.config import Config
 from nearfar.models import Embedder
 from nearfar.models.small import Small
@@ -37,7 +31,7 @@ OVERRIDES = [
     "optimizer.lr=0.003",
     "optimizer.head_only_epochs=1",
     "optimizer.clip_norm=1",
-    "train.epochs=3",
+    "train.epochs=2",
     "train.precision=float32",
     "train.device=cpu",
     "train.checkpoint_minutes=1e-9",  # after every step
@@ -144,8 +138,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(inner.encode()).hexdigest()
 
 
-def main(pictures: str, folder: Path) -> None:
-    """Train once undisturbed, then in pieces."""
+def run(pictures: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Train once undisturbed, then in pieces: what each run came to."""
+    (found,) = rank_processes.run(_run, 1, pictures, folder, grouped=False)
+    return found
+
+
+def _run(_: int, pictures: str, folder: Path) -> dict[str, dict[str, Any]]:
     killed, found = -signal.SIGKILL, {}
 
     def run(name: str, overrides: list[str], *deaths: Callable[[Path, bool], int]) -> None:
@@ -175,13 +174,9 @@ def main(pictures: str, folder: Path) -> None:
 
     run("whole", [])
     run("before the first checkpoint", [], at_step(1, []))
-    run("within an epoch, twice", [], at_step(8, []), at_step(17, []))
-    run("while a checkpoint is written", [], in_write(9), in_write(3))
-    run("between model and checkpoint", [], in_write(12))
-    run("at any moment", [], outside(5), outside(14))
-    run("from disk, by workers", FROM_DISK, at_step(9, FROM_DISK))
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    run("within an epoch, twice", [], at_step(5, []), at_step(11, []))
+    run("while a checkpoint is written", [], in_write(7), in_write(3))
+    run("between model and checkpoint", [], in_write(6))
+    run("at any moment", [], outside(4), outside(10))
+    run("from disk, by workers", FROM_DISK, at_step(8, FROM_DISK))
+    return found
