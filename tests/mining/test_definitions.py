@@ -9,7 +9,6 @@ import nearfar
 from nearfar.errors import NearfarError
 from nearfar.pairs import Pairs
 from problems import BACKENDS, batch
-from turns import in_turns
 
 LOSSES = ["supcon", "triplet"]  # one that reads pairs, one that reads triplets
 METHODS = ["all", "hard", "easy", "relative_hard", "relative_easy"]
@@ -46,9 +45,6 @@ RULES = [
 ]
 
 
-DRAWN = [{"name": "random", "keep_negatives": 3, "seed": 5}, {"name": "distance_weighted", "seed": 7}]
-
-
 def shown(rule: dict) -> str:
     return " ".join(str(value) for value in rule.values())
 
@@ -59,7 +55,9 @@ def problem() -> tuple[torch.Tensor, torch.Tensor]:
     return x, labels
 
 
-@in_turns(2, backend=BACKENDS, measure=["cosine", "euclidean"], rule={shown(one): one for one in RULES})
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("measure", ["cosine", "euclidean"])
+@pytest.mark.parametrize("rule", RULES, ids=shown)
 def test_keeps_what_the_definition_keeps(rule, measure, backend):
     x, labels = problem()
     pairs = Pairs.within(x, labels, similarity=measure, backend=backend)
@@ -70,7 +68,9 @@ def test_keeps_what_the_definition_keeps(rule, measure, backend):
     assert expected.negatives
 
 
-@in_turns(2, backend=BACKENDS, over=["anchor", "batch"], keep=[1, 3, 0.3, 1.0])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("over", ["anchor", "batch"])
+@pytest.mark.parametrize("keep", [1, 3, 0.3, 1.0])
 def test_relative_every_method_with_every_method(keep, over, backend):
     # Whole numbers, so that every similarity is exact and equal ones are equal in any order of summation.
     generator = torch.Generator().manual_seed(4)
@@ -94,7 +94,13 @@ def test_relative_every_method_with_every_method(keep, over, backend):
             assert oracle.left(rule(pairs)) == expected, settings
 
 
-@in_turns(3, backend=BACKENDS, name=LOSSES, rule={shown(one): one for one in [*RULES, *DRAWN]})
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "rule",
+    [*RULES, {"name": "random", "keep_negatives": 3, "seed": 5}, {"name": "distance_weighted", "seed": 7}],
+    ids=shown,
+)
 def test_under_a_loss(rule, name, backend):
     """Value and gradient are those of the formula over the pairs that the rule keeps."""
     x, labels = problem()

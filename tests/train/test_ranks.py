@@ -259,23 +259,26 @@ def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.local_world_size() == 1
 
 
-def test_a_killed_process_costs_the_open_step(of_nine: Config, two: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["step", "write"])
+def test_a_killed_process_costs_the_open_step(
+    of_nine: Config, two: dict[str, Any], tmp_path: Path, moment: str
+) -> None:
     """torchrun starts both again, and the end is that of a run that nobody disturbed, bit for bit.
 
-    Rank 1 dies in step 8, and later rank 0 while it writes the checkpoint of step 9: those of steps 7 and 8 stay.
+    Rank 1 dies in step 8, or rank 0 while it writes the checkpoint of step 8: that of step 7 stays.
     """
     config = changed(of_nine, "train", checkpoint_minutes=1e-9)
     (tmp_path / "config.toml").write_text(config.to_toml())
     script = Path(__file__).with_name("killed_rank.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["--max-restarts=2", str(script), "train", str(tmp_path / "config.toml")]
+    command += ["--max-restarts=1", str(script), moment, "8", "train", str(tmp_path / "config.toml")]
     command += ["--folder", str(tmp_path / "run"), "--no-report"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=240)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stderr.splitlines() if line.startswith("nearfar:")]
-    assert len(told) == 2, done.stderr
-    assert all("the connection to another process is lost" in line for line in told)
+    assert len(told) == 1, done.stderr
+    assert "the connection to another process is lost" in told[0]
     log = read_log(tmp_path / "run" / "log.jsonl")
-    assert [record["step"] for record in log if record["kind"] == "resume"] == [7, 8]
+    assert [record["step"] for record in log if record["kind"] == "resume"] == [7]
     assert_same_weights(tmp_path / "run", two["folder"] / "plain")
