@@ -103,6 +103,35 @@ def test_only_distributed_talks_to_torch_distributed():
     assert {part(module) for module in users} == {"distributed"}
 
 
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    """Each call of a function or a method in a file, with the last part of its name."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [(getattr(node.func, "attr", getattr(node.func, "id", "")), node) for node in nodes]
+
+
+def test_nothing_is_unpickled():
+    """`torch.load` reads weights only, NumPy reads no objects, and nothing else reads a pickle."""
+    readers = []
+    for module, path in FILES.items():
+        for name, node in calls(path):
+            told = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+            where = f"{module}:{node.lineno}"
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            if (owner, name) == ("torch", "load"):
+                assert told.get("weights_only") is True, where
+                readers.append(where)
+            assert not told.get("allow_pickle"), where
+            assert name not in {"Unpickler", "read_pickle"}, where
+            assert owner not in {"pickle", "cloudpickle", "dill", "joblib"}, where
+    assert readers
+
+
+def test_collectives_are_those_of_the_newest_torch():
+    """None is called that torch 2.14 calls deprecated."""
+    old = {"all_gather_into_tensor", "reduce_scatter_tensor", "_all_gather_base", "_reduce_scatter_base"}
+    assert not [m for m, path in FILES.items() for name, _ in calls(path) if name in old]
+
+
 def run(code: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -326,7 +326,7 @@ def test_plain_lines_where_there_is_no_terminal(
 ) -> None:
     train(with_changes(config, train={"epochs": 1}), tmp_path / "run")
     shown = capsys.readouterr().err.splitlines()
-    assert shown[0].startswith("28 images of 4 classes, ")
+    assert shown[0].startswith("28 images of 4 classes, seen at 32 px, ")
     assert shown[1].startswith("step 1/6  epoch 1  loss ")
     assert shown[1].endswith(" left")
     assert shown[2].startswith("epoch 1: recall@1 ")

@@ -85,7 +85,8 @@ class Journal:
         run = {"command": command, "seed": self.config.train.seed, **environment(parts.device)}
         self.tell("start", **run, weights=weights, steps=steps, numerics=asdict(numerics), **counts)
         self.live.say(
-            f"{train['images']:,} images of {train['classes']:,} classes, {weights:,} weights, "
+            f"{train['images']:,} images of {train['classes']:,} classes, seen at "
+            f"{parts.embedder.preprocess.size} px, {weights:,} weights, "
             f"{steps:,} steps on {parts.device} in {numerics.precision} ({numerics.reason})"
         )
         for item in parts.images.unreadable:
