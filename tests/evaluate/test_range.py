@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
@@ -143,6 +143,9 @@ def test_small_differences_far_from_the_origin(centres, similarity, dtype) -> No
     similarity=st.sampled_from(SIMILARITIES),
     ties=st.sampled_from(["index", "optimistic", "pessimistic", "expected"]),
 )
+@example(
+    seed=39916800, power=0, spread=0, similarity="dot", ties="expected"
+)  # chances that add up to 1 and a bit
 def test_no_metric_leaves_zero_to_one(seed, power, spread, similarity, ties) -> None:
     generator = np.random.default_rng(seed)
     x = generator.integers(-3, 4, (20, 3)) * 10.0 ** np.minimum(

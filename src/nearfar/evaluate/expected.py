@@ -80,7 +80,7 @@ def _of_groups(
     values: dict[str, float] = {}
     for k in ks:
         cut = place <= k
-        hits, short = chance[cut].sum(), min(total, k)
+        hits, short = _hits(groups, k), min(total, k)
         values[at_name("recall_at_k", k)] = curve[min(k, len(curve)) - 1]
         values[at_name("precision_at_k", k)] = hits / k
         values[at_name("precision_at_min_r_k", k)] = hits / short
@@ -91,7 +91,7 @@ def _of_groups(
         values[at_name("map_at_k_over_hits", k)] = _precision_over_hits(groups, k)
         values[at_name("ndcg_at_k", k)] = gain[cut].sum() / (1 / np.log2(np.arange(2, short + 2))).sum()
     cut = place <= total
-    values["r_precision"] = chance[cut].sum() / total
+    values["r_precision"] = _hits(groups, total) / total
     values["map_at_r"] = precision[cut].sum() / total
     values["map"] = precision.sum() / total
     values["map_trapezoid"] = (before + precision).sum() / 2 / total
@@ -99,7 +99,13 @@ def _of_groups(
     ends = np.arange(last_rank - len(last_chance) + 1, last_rank + 1)
     values["minp"] = (last_chance * total / ends).sum()
     whole = np.append(curve[:length], np.ones(max(0, length - len(curve))))
-    return tuple(float(values[name]) for name in column_names(ks)), tuple(whole.tolist())
+    # None is above 1, and the sum of many chances is at times by its rounding.
+    return tuple(min(float(values[name]), 1.0) for name in column_names(ks)), tuple(whole.tolist())
+
+
+def _hits(groups: tuple[_Group, ...], k: int) -> float:
+    """E[relevant ones among the first k]: all of a group that lies there whole."""
+    return sum(group.r * (min(max(k - group.ahead, 0), group.n) / group.n) for group in groups)
 
 
 def _first(n: int, r: int) -> Float64[np.ndarray, " place"]:
