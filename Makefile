@@ -30,7 +30,7 @@ test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not exhaustive'
 
 test-all: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --hypothesis-profile=default
 
 test-lowest: $(LOWEST)-core/dev-core $(LOWEST)/dev
 	OMP_NUM_THREADS=1 $(LOWEST)-core/bin/python -m pytest -q -n 2 -m 'not slow and not exhaustive' $(CORE)

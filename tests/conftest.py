@@ -3,6 +3,12 @@
 import gc
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time, so that a run fails for what was changed and not for what was drawn.
+# `make test-all` draws anew.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

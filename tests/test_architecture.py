@@ -14,7 +14,7 @@ SOURCE = Path(nearfar.__file__).parent
 
 # Lower layers first. A module may import from its own layer and from those below it.
 LAYERS = [
-    ["elsewhere", "callers"],
+    ["elsewhere", "callers", "once"],
     [
         "errors",
         "cache",

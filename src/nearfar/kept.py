@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nearfar.once import once
 from nearfar.similarity import Reduction
 from nearfar.similarity.dense.closed import Asked, reduced
+from nearfar.similarity.dense.matrix import DenseBlock
 from nearfar.similarity.dense.reduce import logits, term
 from nearfar.similarity.reductions import CURVES, LogSumExp, Negated, threshold_of
 from nearfar.similarity.stable import taken
@@ -18,7 +20,7 @@ from nearfar.similarity.stable import taken
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Positives:
     """The positive pairs, explicit and sparse, ordered by anchor.
 
@@ -36,6 +38,11 @@ class Positives:
     def some(self) -> bool | Tensor:
         """Whether there is a pair."""
         return len(self.anchor) > 0
+
+    @property
+    def plain(self) -> Float[Tensor, "*positive"]:
+        """Their similarities without gradient; in a table, any number where there is no pair."""
+        return self.similarity.detach()
 
     def owners(self, n: int) -> Callable[[], Bool[Tensor, " anchor"]]:
         """Return what says, when it is asked, which of n anchors have a pair; it holds no similarities."""
@@ -80,7 +87,7 @@ class Positives:
                 total = values.new_zeros(n).index_add(0, anchor, (values - top[anchor]).exp())
                 return torch.where(some, total, 1.0).log() + top
 
-    def reduced(self, reductions: Sequence[Reduction | Negated], n: int) -> list[Tensor]:
+    def reduced(self, reductions: Sequence[Reduction | Negated], n: int) -> Sequence[Tensor]:
         """Return reductions of the similarities, for each of n anchors."""
         found = []
         for reduction in reductions:
@@ -129,46 +136,59 @@ class PositiveTable(Positives):
     Where there is no pair the similarity is 0, and no gradient comes from there.
 
     Attributes:
-        there: where there is a pair.
+        absent: where there is no pair.
         similarity: larger is nearer; differentiable.
         columns: the candidate of each entry; None where the columns are the candidates in order.
     """
 
-    there: Bool[Tensor, "anchor k"]
+    absent: Bool[Tensor, "anchor k"]
     columns: Int[Tensor, "anchor k"] | None
-    _all: Float[Tensor, "anchor k"]
 
     def __init__(
         self,
-        there: Bool[Tensor, "anchor k"],
-        similarities: Float[Tensor, "anchor k"],
+        absent: Bool[Tensor, "anchor k"],
+        similarities: Float[Tensor, "anchor k"] | DenseBlock,
         columns: Int[Tensor, "anchor k"] | None = None,
     ) -> None:
-        self.__dict__.update(there=there, _all=similarities, columns=columns)
+        self.absent, self.columns = absent, columns
+        self._of = similarities
 
-    @cached_property
+    @property
+    def _all(self) -> Float[Tensor, "anchor k"]:
+        of = self._of
+        return of if isinstance(of, Tensor) else of.matrix
+
+    @property
+    def plain(self) -> Float[Tensor, "anchor k"]:
+        """Their similarities without gradient, and any number where there is no pair."""
+        of = self._of
+        return of.detach() if isinstance(of, Tensor) else of.plain
+
+    @once
     def similarity(self) -> Float[Tensor, "anchor k"]:  # pyrefly: ignore[bad-override]
         """Similarity of each pair."""
         return self._all.masked_fill(self.absent, 0.0)
 
-    @cached_property
+    @once
     def anchor(self) -> Int[Tensor, "anchor k"]:  # pyrefly: ignore[bad-override]
         """Row of each entry's anchor."""
-        return torch.arange(len(self.there), device=self.there.device)[:, None].expand(self.there.shape)
+        shape = self.absent.shape
+        return torch.arange(shape[0], device=self.absent.device)[:, None].expand(shape)
 
-    @cached_property
+    @once
     def candidate(self) -> Int[Tensor, "anchor k"]:  # pyrefly: ignore[bad-override]
         """Row of each entry's candidate."""
         if self.columns is not None:
             return self.columns
-        return torch.arange(self.there.shape[1], device=self.there.device).expand(self.there.shape)
+        shape = self.absent.shape
+        return torch.arange(shape[1], device=self.absent.device).expand(shape)
 
-    @cached_property
-    def absent(self) -> Bool[Tensor, "anchor k"]:
-        """Where there is no pair."""
-        return ~self.there
+    @once
+    def there(self) -> Bool[Tensor, "anchor k"]:
+        """Where there is a pair."""
+        return ~self.absent
 
-    @cached_property
+    @once
     def listed(self) -> Int[Tensor, " positive"]:
         """The places of the pairs in the table read row by row; the host waits for how many there are."""
         return torch.nonzero(self.there.flatten()).squeeze(1)
@@ -176,7 +196,9 @@ class PositiveTable(Positives):
     @property
     def some(self) -> bool | Tensor:
         """Whether there is a pair; a tensor where a device would have to be waited for."""
-        return bool(self.there.numpy().any()) if self.there.device.type == "cpu" else self.there.any()
+        if self.absent.device.type != "cpu":
+            return self.there.any()
+        return not np.logical_and.reduce(self.absent.numpy().ravel())
 
     def owners(self, n: int) -> Callable[[], Bool[Tensor, " anchor"]]:  # noqa: ARG002, as of a list
         """Return what says, when it is asked, which anchors have a pair; it holds no similarities."""
@@ -185,24 +207,24 @@ class PositiveTable(Positives):
 
     def as_list(self) -> Positives:
         """Return the pairs one by one."""
-        k = max(1, self.there.shape[1])
+        k = max(1, self.absent.shape[1])
         columns = self.listed % k if self.columns is None else self.columns.flatten()[self.listed]
         return Positives(self.listed // k, columns, taken(self._all.flatten(), self.listed))
 
     def where(self, keep: Bool[Tensor, "anchor k"] | Int[Tensor, "anchor few"]) -> "PositiveTable":
         """Return some of the pairs: those said, or those at some places of each row."""
         if keep.dtype == torch.bool:
-            return PositiveTable(self.there & keep, self._all, self.columns)
+            return PositiveTable(self.absent | ~keep, self._of, self.columns)
         columns = keep if self.columns is None else self.columns.gather(1, keep)
-        return PositiveTable(self.there.gather(1, keep), self._all.gather(1, keep), columns)
+        return PositiveTable(self.absent.gather(1, keep), self._all.gather(1, keep), columns)
 
     def detach(self) -> "PositiveTable":
         """Return the same pairs without gradient."""
-        return PositiveTable(self.there, self._all.detach(), self.columns)
+        return PositiveTable(self.absent, self.plain, self.columns)
 
     def scaled(self, factor: float | Tensor) -> "PositiveTable":
         """Return the same pairs with every similarity times ``factor``."""
-        return PositiveTable(self.there, self._all * factor, self.columns)
+        return PositiveTable(self.absent, self._all * factor, self.columns)
 
     def of_anchor(self, x: Float[Tensor, " anchor"]) -> Float[Tensor, "anchor k"]:
         """Return what each pair's anchor has."""
@@ -231,21 +253,22 @@ class PositiveTable(Positives):
             case "logsumexp":
                 return reduced(values, [Asked(LogSumExp(scale=1.0), self.absent)])[0]
 
-    def reduced(self, reductions: Sequence[Reduction | Negated], n: int) -> list[Tensor]:  # noqa: ARG002
+    def reduced(self, reductions: Sequence[Reduction | Negated], n: int) -> Sequence[Tensor]:  # noqa: ARG002
         """Return reductions of the similarities, for each anchor."""
-        return reduced(self._all, self.asked(reductions))
+        of, asked = self._of, self.asked(reductions)
+        return reduced(of, asked) if isinstance(of, Tensor) else of.reduced(asked)
 
-    def asked(self, reductions: Sequence[Reduction | Negated], *, bounded: bool = False) -> list[Asked]:
+    def asked(self, reductions: Sequence[Reduction | Negated], bounded: bool = False) -> list[Asked]:
         """Return what is asked of a row of similarities, which are cosines where they are ``bounded``."""
         absent = self.absent
         return [
-            Asked(r.of, absent, negated=True) if isinstance(r, Negated) else Asked(r, absent, bounded=bounded)
+            Asked(r.of, absent, True) if isinstance(r, Negated) else Asked(r, absent, False, bounded)
             for r in reductions
         ]
 
     def count(self, n: int) -> Float[Tensor, " anchor"]:  # noqa: ARG002, as of a list
         """Return how many pairs each anchor has."""
-        return self.there.sum(1, dtype=self._all.dtype)
+        return self.there.sum(1, dtype=self.plain.dtype)
 
     def least(self, values: Float[Tensor, "anchor k"], n: int) -> Int[Tensor, "anchor 1"]:  # noqa: ARG002, as of a list
         """Say at which place of each row the smallest value is, the first among equals."""
@@ -253,11 +276,11 @@ class PositiveTable(Positives):
 
     def spread(self, values: Tensor, empty: float) -> Tensor:
         """Return a table with the values of the pairs that are ``listed``, and ``empty`` elsewhere."""
-        whole = values.new_full((self.there.numel(), *values.shape[1:]), empty)
-        return whole.index_copy(0, self.listed, values).view(*self.there.shape, *values.shape[1:])
+        whole = values.new_full((self.absent.numel(), *values.shape[1:]), empty)
+        return whole.index_copy(0, self.listed, values).view(*self.absent.shape, *values.shape[1:])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Chosen:
     """Explicit negatives: a few columns for each anchor, or one for each positive pair; -1 is none."""
 

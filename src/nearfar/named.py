@@ -32,7 +32,7 @@ def reduce(
     for reduction in reductions:
         value = _reduced(*few[reduction.per], reduction)
         if reduction.per == "positive" and isinstance(kept, PositiveTable):
-            value = value.view(*kept.there.shape, *value.shape[1:])
+            value = value.view(*kept.absent.shape, *value.shape[1:])
         found.append(value)
     return tuple(found)
 
@@ -51,12 +51,16 @@ def _few(block: Block, interval: Interval, chosen: Chosen, kept: Positives, per:
         if not columns.shape[1]:
             columns = columns.new_full((len(columns), 1), -1)
         s = _at(block, columns)
-        keep = (columns >= 0) & interval.holds(s)
+        keep = columns >= 0
+        if interval:
+            keep = keep & interval.holds(s)
         if per == "anchor":
             return columns, s, keep
         if chosen.per == "positive":
             return columns.reshape(-1, 1), s.reshape(-1, 1), keep.reshape(-1, 1)
-        each = kept.there.shape[1]
+        each = kept.absent.shape[1]
+        if each == 1:
+            return columns, s, keep
         columns, s, keep = (x[:, None].expand(-1, each, -1).flatten(0, 1) for x in (columns, s, keep))
         return columns, s, keep
     rows = torch.arange(len(block), device=columns.device)

@@ -1,8 +1,7 @@
 """Anchors against candidates: the one block of comparisons that every loss reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
@@ -13,6 +12,7 @@ from nearfar import named
 from nearfar.errors import NearfarError, suggest
 from nearfar.inputs import Labels, check_embeddings, check_same_dim, relate
 from nearfar.kept import Against, Chosen, Positives, PositiveTable, Reduce
+from nearfar.once import once
 from nearfar.similarity import (
     Block,
     Measure,
@@ -21,12 +21,12 @@ from nearfar.similarity import (
     choose,
 )
 from nearfar.similarity.dense.matrix import DenseBlock
-from nearfar.similarity.interval import Interval
+from nearfar.similarity.interval import EVERYTHING, Interval
 from nearfar.similarity.reductions import Negated, empty_of, held_against
 from nearfar.similarity.stored import Stored
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Pairs:
     """Comparisons between anchors and candidates: positives few and explicit, negatives many and streamed.
 
@@ -39,6 +39,7 @@ class Pairs:
     interval: Interval
     chosen: Chosen | None = None
     against: Against | None = None
+    _plain: "Pairs | None" = field(default=None, init=False, repr=False)
 
     @classmethod
     def within(
@@ -135,14 +136,14 @@ class Pairs:
     def over(cls, block: Block) -> "Pairs":
         """Compare as a block does."""
         anchor, candidate = block.relation.positives()
-        return cls(block, Positives(anchor, candidate, block.positives(anchor, candidate)), Interval())
+        return cls(block, Positives(anchor, candidate, block.positives(anchor, candidate)), EVERYTHING)
 
     @classmethod
     def tabled(cls, block: Block) -> "Pairs":
         """Compare as a block does, with a table of positives where all similarities are in memory."""
-        if not isinstance(block, DenseBlock) or not block.matrix.numel():
+        if not isinstance(block, DenseBlock) or 0 in block.shape:
             return cls.over(block)
-        return cls(block, PositiveTable(block.relation.masks[0], block.matrix), Interval())
+        return cls(block, PositiveTable(block.relation.left_out[0], block), EVERYTHING)
 
     def as_list(self) -> "Pairs":
         """Return the same comparisons, the positives one by one."""
@@ -163,16 +164,20 @@ class Pairs:
         """The measure that similarities come from."""
         return self.block.measure
 
-    @cached_property
+    @property
     def positives(self) -> Positives:
         """The positive pairs that mining has left."""
-        if self.against is None:
-            return self.listed
+        return self.listed if self.against is None else self._left
+
+    @once
+    def _left(self) -> Positives:
+        assert self.against is not None
         if self.against.answer is None:
-            (self.against.answer,) = self._reduce((self.against.reduction,), self.listed)
+            plain = Pairs(self.block.map(Tensor.detach), self.listed, self.interval, self.chosen)
+            (self.against.answer,) = plain._reduce((self.against.reduction,), self.listed)
         return self.listed.where(self.against.keep(self.against.answer))
 
-    @cached_property
+    @once
     def positive_count(self) -> Float[Tensor, " anchor"]:
         """How many positives each anchor has."""
         return self.positives.count(len(self))
@@ -224,13 +229,12 @@ class Pairs:
         Returns:
             One tensor for each reduction, [anchor], differentiable: of the negatives, and of the positives.
         """
-        if isinstance(self.listed, PositiveTable) and self.chosen is None:
-            kept = self.positives
-            if isinstance(kept, PositiveTable) and kept.columns is None:
-                assert isinstance(self.block, DenseBlock)
-                asked = kept.asked(positives, bounded=self.block.is_cosine)
-                found = self.block.both(self.interval, negatives, asked)
-                return found[: len(negatives)], found[len(negatives) :]
+        kept = self.listed if self.chosen is not None else self.positives
+        if self.chosen is None and isinstance(kept, PositiveTable) and kept.columns is None:
+            block, count = self.block, len(negatives)
+            assert isinstance(block, DenseBlock)
+            found = block.both(self.interval, negatives, kept.asked(positives, block.is_cosine))
+            return found[:count], found[count:]
         streamed = self.stream(*negatives) if negatives else ()
         return streamed, tuple(self.positives.reduced(positives, len(self)))
 
@@ -270,10 +274,12 @@ class Pairs:
         )
         return Pairs(self.block, kept, self.interval.intersect(bounds), chosen, against)
 
-    @cached_property
+    @property
     def plain(self) -> "Pairs":
         """The same comparisons without gradient, for what is counted."""
-        return self.detach()
+        if self._plain is None:
+            self._plain = self.detach()
+        return self._plain
 
     def detach(self) -> "Pairs":
         """Return the same comparisons without gradient."""
@@ -305,7 +311,7 @@ class Pairs:
         if not isinstance(kept, PositiveTable):
             return self.block.stream(self.interval, kept.anchor, reductions)
         # What has a value for each positive pair needs a row of negatives for each: those that there are.
-        owners, listed = kept.there[:0], []
+        owners, listed = kept.absent, []
         for reduction in reductions:
             if reduction.per == "positive":
                 owners = kept.listed // max(1, kept.there.shape[1])

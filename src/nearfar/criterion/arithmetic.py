@@ -30,6 +30,7 @@ from nearfar.mining import Rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import Measure, Relation
 from nearfar.similarity.classes.ranks import Apart
+from nearfar.similarity.dense.matrix import Lengths
 from nearfar.similarity.stable import taken
 
 MOST_POSITIVES = 2**22
@@ -73,6 +74,8 @@ class Arithmetic(nn.Module):
         self.sample, self.tilt = sample, tilt
         self.name = name
         self.settings = dict(settings)
+        self._tensors = [x for x in self.settings.values() if isinstance(x, Tensor)]
+        self._depends = proxies is not None or bool(learned) or bool(self._tensors)
         self.mining = mining
         self.similarity: Measure = similarity
         self.reduction: Reduction = reduction
@@ -90,6 +93,7 @@ class Arithmetic(nn.Module):
         alone = shard is None if proxies is not None else class_labels is None
         weighs = class_weights is not None or unlabelled is not None
         self._plain = alone and not weighs and self._entry.needs != "nothing"
+        self._small: tuple[object, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle without the last batch, which belongs to no copy."""
@@ -104,7 +108,7 @@ class Arithmetic(nn.Module):
     def numbers(self) -> list[Tensor]:
         """What its value depends on besides the batch: all that is learned, and settings that are tensors."""
         own = [] if self.proxies is None else [self.proxies]
-        return [*own, *self.learned.values(), *(x for x in self.settings.values() if isinstance(x, Tensor))]
+        return [*own, *self.learned.values(), *self._tensors]
 
     @property
     def _steps(self) -> bool:
@@ -182,7 +186,7 @@ class Arithmetic(nn.Module):
         every: Tensor | None,
         apart: Apart | None,
         judged: Verdict,
-        length: Float[Tensor, "anchor 1"] | None = None,
+        lengths: Lengths = (None, None),
     ) -> tuple[Terms, ...]:
         """The same for a loss with proxies, the vectors of all classes.
 
@@ -190,14 +194,14 @@ class Arithmetic(nn.Module):
             every: all rows of the batch, which move the statistics that run over batches; None for no move.
             apart: what to know of other ranks' classes, where ``proxies`` are of this rank's.
             judged: whether the batch is finite.
-            length: of the anchors, where it is known.
+            lengths: of the anchors and of the proxies, where they are known.
         """
         kind = self._entry.proxies
         assert kind is not None
         geometry = kind.geometry(self.similarity, self.settings)
         vectors = met.vectors(proxies, geometry.centres)
         place = met.place if rows is None else met.place[rows]
-        pairs = against_classes(anchors, vectors, place, geometry, self.backend, apart, length)
+        pairs = against_classes(anchors, vectors, place, geometry, self.backend, apart, lengths)
         running = {key: getattr(self, f"running_{key}") for key in self._entry.running}
         if every is not None and self._entry.update is not None:
             with torch.no_grad():
@@ -228,18 +232,19 @@ class Arithmetic(nn.Module):
         learned: Mapping[str, Tensor],
         running: tuple[Tensor, ...] = (),
     ) -> tuple[Terms, ...]:
-        own = {
-            name: as_number(value) if classes is None else taken(value, classes)
-            for name, value in learned.items()
-        }
-        pairs = pairs if self._entry.table else pairs.as_list()
-        value = self._entry.function(pairs, *running, **{**self.settings, **own})
+        settings, entry = self.settings, self._entry
+        if learned:
+            settings = settings | {
+                name: as_number(value) if classes is None else taken(value, classes)
+                for name, value in learned.items()
+            }
+        value = entry.function(pairs if entry.table else pairs.as_list(), *running, **settings)
         if isinstance(value, tuple):
             return value
         if isinstance(value, Terms):
             return (value,)
         owners = pairs.positives.owners(len(pairs))
-        return (Values(value, partial(_valid, self._entry.needs, owners)),)
+        return (Values(value, partial(_valid, entry.needs, owners)),)
 
 
 def _valid(needs: Needs, owners: Callable[[], Tensor], value: Float[Tensor, " anchor"]) -> Tensor:

@@ -15,7 +15,7 @@ from nearfar.mining.counter import key_of, mixed
 from nearfar.similarity.classes.own import subset
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Met:
     """Classes that a batch is compared with.
 

@@ -21,7 +21,7 @@ AT_ONCE = ("cpu",)
 """Devices whose numbers can be read without waiting for them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Verdict:
     """Whether all that a loss is given is finite.
 

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from nearfar.criterion.batch import Batch
 from nearfar.criterion.classes import Met, find
@@ -18,7 +19,7 @@ from nearfar.losses.parts.terms import Terms
 from nearfar.memory import CrossBatchMemory
 from nearfar.pairs import Pairs
 from nearfar.similarity import Relation, SameClass, choose
-from nearfar.similarity.dense.matrix import DenseBlock
+from nearfar.similarity.dense.matrix import DenseBlock, Lengths
 from nearfar.similarity.dense.products import ordinary_lengths
 from nearfar.similarity.stable import full_precision
 
@@ -80,40 +81,43 @@ class Loss(General):
 
         What does not fit, or comes with more, goes the general way, which says what is wrong.
         """
-        return (
-            self._plain
-            and isinstance(x, Tensor)
-            and isinstance(labels, Tensor)
-            and x.ndim == 2
-            and labels.ndim == 1
-            and x.dtype in FLOATS
-            and labels.dtype in WHOLE
-            and len(x) == len(labels)
-            and x.device == labels.device
-            and x.layout == torch.strided
-            and self._fits(x)
-            and not (self.across_ranks and world_size() > 1)
-            and not lacks_float64(x)
-        )
+        if not (self._plain and isinstance(x, Tensor) and isinstance(labels, Tensor)):
+            return False
+        given = x.shape, x.dtype, x.device, x.layout, labels.shape, labels.dtype, labels.device, self.backend
+        w = self.proxies
+        if w is not None:
+            given += w.shape, w.device, self.training
+        if given != self._small or is_compiling():
+            if not self._fits(x, labels):
+                return False
+            self._small = given
+        return not (self.across_ranks and world_size() > 1)
 
-    def _fits(self, x: Float[Tensor, "n dim"]) -> bool:
+    def _fits(self, x: Tensor, labels: Tensor) -> bool:
+        if x.ndim != 2 or x.dtype not in FLOATS or x.layout != torch.strided or lacks_float64(x):
+            return False
+        if labels.ndim != 1 or labels.dtype not in WHOLE or len(x) != len(labels):
+            return False
         w = x if self.proxies is None else self.proxies
         every = self.proxies is None or self.sample == 1 or not self.training
-        fit = x.shape[1] == w.shape[1] and x.device == w.device
-        return every and fit and choose(self.backend, len(x), len(w)) is DenseBlock
+        alike = x.device == labels.device == w.device and x.shape[1] == w.shape[1]
+        return every and alike and choose(self.backend, len(x), len(w)) is DenseBlock
 
     def _at_once(self, x: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]) -> Shaped[Tensor, "..."]:
         """Return the loss of a small batch by itself, of classes: the same as ``compared``, straight away."""
-        judged, rows, length = self._judged(full_precision(x))
+        w = self.proxies
+        judged, rows, length, other = self._judged(full_precision(x), w)
         self.notices.listen()
-        with torch.autocast(x.device.type, enabled=False) if _casts(x) else nullcontext():
-            if self.proxies is None:
+        kind = x.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            if w is None:
                 parts = self._with_itself(rows, labels, length, judged)
             else:
-                judged, parts = self._with_classes(rows, labels, length, judged)
-            values = [part.reduce(self.reduction, None, self.tilt) for part in parts]
-            value = judged.value(values[0] if len(values) == 1 else torch.stack(values).sum(0))
-        return value.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+                judged, parts = self._with_classes(rows, labels, w, (length, other), judged)
+            value = parts[0].reduce(self.reduction, None, self.tilt)
+            for part in parts[1:]:
+                value = value + part.reduce(self.reduction, None, self.tilt)
+        return judged.value(value).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
 
     def _with_itself(
         self, rows: Tensor, labels: Tensor, length: Tensor | None, judged: Verdict
@@ -123,39 +127,44 @@ class Loss(General):
         view, measure = self._entry.view, self.similarity
         if view is not None:
             rows, measure = view(rows, measure)
-        relation = Relation.within(SameClass(labels, labels))
-        pairs = Pairs.tabled(DenseBlock(rows, rows, measure, relation, length=length))
-        learned = {name: judged.rows(number) for name, number in self.learned.items()}
-        parts = self._terms(self._mined(pairs), None, learned)
-        self.notices.look_for_positives(pairs.listed.some, len(rows))
-        self.__dict__["last"] = Statistics.of(parts, pairs, self.mining is not None, judged)
+        relation = Relation(SameClass(labels, labels), symmetric=True)
+        pairs = Pairs.tabled(DenseBlock(rows, rows, measure, relation, None, (length, None)))
+        mining, learned = self.mining, {}
+        if self.learned:
+            learned = {name: judged.rows(number) for name, number in self.learned.items()}
+        parts = self._terms(pairs if mining is None else self._mined(pairs), None, learned)
+        self.notices.look_for_positives(pairs.listed.some, rows.shape[0])
+        self.__dict__["last"] = Statistics.of(parts, pairs, mining is not None, judged)
         return parts
 
     def _with_classes(
-        self, rows: Tensor, labels: Tensor, length: Tensor | None, judged: Verdict
+        self, rows: Tensor, labels: Tensor, proxies: Tensor, lengths: Lengths, judged: Verdict
     ) -> tuple[Verdict, tuple[Terms, ...]]:
         """Return what each row contributes, compared with classes; NaN is to come of labels of no class."""
         class_labels = self.classes_on(rows.device)
         assert class_labels is not None
-        assert self.proxies is not None
         place, unknown = find(self.name, class_labels, labels)
         if unknown is not None:
             self.notices.look_for_unknown(labels, unknown, len(class_labels), self.name)
             judged = judged.unless(unknown)
             rows = judged.rows(rows)
         self.notices.look_for_missing([labels])
-        met, vectors = Met(place, class_labels), judged.vectors(self.proxies)
+        met, vectors = Met(place, class_labels), judged.vectors(proxies)
         every = rows if self._entry.update is not None and self._steps else None
-        return judged, self._against_classes(rows, vectors, met, None, every, None, judged, length)
+        return judged, self._against_classes(rows, vectors, met, None, every, None, judged, lengths)
 
-    def _judged(self, x: Float[Tensor, "n dim"]) -> tuple[Verdict, Tensor, Float[Tensor, "n 1"] | None]:
-        """Judge what is given, and return it with its lengths, where these tell and are ordinary numbers."""
-        numbers, tells = self.numbers, self.similarity == "cosine" and self._entry.view is None
-        length = ordinary_lengths(x) if tells else None
-        if length is not None and not numbers:
-            return FINITE, x, length
-        judged = judge((*numbers,) if length is not None else (x, *numbers))
-        return judged, judged.rows(x), length
+    def _judged(
+        self, x: Float[Tensor, "n dim"], w: Float[Tensor, "class dim"] | None
+    ) -> tuple[Verdict, Tensor, Tensor | None, Tensor | None]:
+        """Judge all that is given; return the rows, and lengths of both where they tell and are ordinary."""
+        cosine = self.similarity == "cosine" and self._entry.view is None
+        length = ordinary_lengths(x) if cosine else None
+        other = ordinary_lengths(w) if cosine and w is not None else None
+        left = [] if length is not None else [x]
+        if self._depends:
+            left += [number for number in self.numbers if number is not w or other is None]
+        judged = judge(left) if left else FINITE
+        return judged, judged.rows(x), length, other
 
     @property
     def compares_with_the_batch(self) -> bool:
@@ -190,7 +199,3 @@ class Loss(General):
         if self.unlabelled is not None:
             shown["unlabelled"] = self.unlabelled
         return ", ".join([self.name, *(f"{key}={value!r}" for key, value in shown.items())])
-
-
-def _casts(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -40,10 +41,10 @@ class Notices:
         if not self.of_missing or not labels:
             return
         given = labels[0] if len(labels) == 1 else torch.cat(labels)
-        n = len(given)
+        n = given.shape[0]
         if given.device.type == "cpu":
             found = given.numpy()
-            if n and found.min() < 0:
+            if n and np.minimum.reduce(found) < 0:
                 self._tell_of_missing(int((found == MISSING).sum()), n)
         else:
             self._bring((given == MISSING).sum(), lambda count: self._tell_of_missing(count, n))

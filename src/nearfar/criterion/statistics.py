@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
 
 from nearfar.criterion.finite import FINITE, Verdict
 from nearfar.losses.parts.terms import Terms
+from nearfar.once import once
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, Sum
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Statistics:
     """What a loss saw in its last batch; computed when read, without gradient.
 
@@ -34,12 +34,13 @@ class Statistics:
         cls, parts: Sequence[Terms], pairs: Pairs | None, mined: bool, verdict: Verdict = FINITE
     ) -> "Statistics":
         """Keep what a loss came of; its parts are added up."""
-        first, *rest = (part.detach() for part in parts)
-        for part in rest:
-            first = Terms(first.total + part.total, first.count + part.count, first.active + part.active)
+        first = parts[0].detach()
+        for part in parts[1:]:
+            other = part.detach()
+            first = Terms(first.total + other.total, first.count + other.count, first.active + other.active)
         return cls(first, None if pairs is None else pairs.plain, mined, verdict)
 
-    @cached_property
+    @once
     def active(self) -> Float[Tensor, ""]:
         """Share of terms that are not zero, in [0, 1]; NaN when there are none.
 
@@ -49,14 +50,14 @@ class Statistics:
             return self.verdict.value((self.terms.active > 0).to(self.terms.active).mean())
         return self.verdict.value(self.terms.active.sum() / self.terms.count.sum())
 
-    @cached_property
+    @once
     def positive_similarity(self) -> Float[Tensor, ""]:
         """Mean similarity of all positive pairs; NaN when there are none, or too many to list."""
         if self.pairs is None:
             return self.terms.total.new_tensor(float("nan"))
         return self.verdict.value(self.pairs.as_list().positives.similarity.mean())
 
-    @cached_property
+    @once
     def negative_similarity(self) -> Float[Tensor, ""]:
         """Mean similarity of all negative pairs; NaN when there are none, or too many positives to list."""
         if self.pairs is None:

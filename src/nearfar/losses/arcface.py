@@ -50,7 +50,7 @@ def arcface(
     """
     check_angular(margin, temperature)
     (others,) = pairs.stream(LogSumExp(scale=1 / temperature))
-    return softplus(others - widened(pairs, margin, beyond) / temperature)
+    return softplus(torch.sub(others, widened(pairs, margin, beyond), alpha=1 / temperature))
 
 
 def check_angular(margin: float, temperature: float) -> None:

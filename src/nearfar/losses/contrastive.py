@@ -1,6 +1,6 @@
 """Contrastive loss: positives up to one margin, negatives down to another."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, Measure, Negated, SquaredHingeSum
+from nearfar.similarity.measure import is_product
 
 defaults: dict[Measure, tuple[float, float]] = {
     "cosine": (1.0, 0.5),
@@ -106,5 +107,4 @@ def _margins(measure: Measure, near: float | None, far: float | None) -> tuple[f
         )
     near = defaults[measure][0] if near is None else near
     far = defaults[measure][1] if far is None else far
-    is_distance = measure in get_args(Measure)[2:]
-    return (-near, -far) if is_distance else (near, far)
+    return (near, far) if is_product(measure) else (-near, -far)

@@ -1,5 +1,6 @@
 """CosFace: classify with a margin on the cosine of the own class."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,4 +39,4 @@ def cosface(pairs: Pairs, *, margin: float = 0.35, temperature: float = 1 / 64) 
     if not 0 <= margin <= 2:
         raise NearfarError(f"margin is a gap between cosines, from 0 to 2; got {margin}.")
     (others,) = pairs.stream(LogSumExp(scale=1 / temperature))
-    return softplus(others - (pairs.positives.similarity - margin) / temperature)
+    return softplus(torch.sub(others, pairs.positives.similarity - margin, alpha=1 / temperature))

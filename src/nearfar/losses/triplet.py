@@ -1,5 +1,9 @@
 """Triplet loss: a positive nearer than a negative, by a margin."""
 
+from math import inf
+
+from torch import Tensor
+
 from nearfar.errors import NearfarError
 from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
@@ -38,18 +42,36 @@ def triplet(pairs: Pairs, *, margin: float = 0.2, soft: bool = False) -> Terms:
     """
     if margin < 0:
         raise NearfarError(f"margin must not be negative; got {margin}.")
+    if pairs.chosen is None:
+        return _of_all(pairs.as_list(), margin, soft)
     limit = pairs.positives.similarity - margin
-    if soft:
-        total, count = pairs.stream(SoftplusSum(limit, per="positive"), Count(per="positive"))
-        active = count
-    else:
-        total, active, count = pairs.stream(
-            HingeSum(limit, per="positive"),
-            Count(above=limit.detach(), per="positive"),
-            Count(per="positive"),
-        )
-    return Terms(
-        total=pairs.per_anchor(total, "sum"),
-        count=pairs.per_anchor(count, "sum"),
-        active=pairs.per_anchor(active, "sum"),
+    total = pairs.per_anchor(pairs.stream(_term(limit, soft))[0], "sum")
+    plain = pairs.plain
+
+    def counted(few: Count) -> Tensor:
+        return plain.per_anchor(plain.stream(few)[0], "sum")
+
+    def count() -> Tensor:
+        return counted(Count(per="positive"))
+
+    def active() -> Tensor:
+        return counted(Count(above=plain.positives.similarity - margin, per="positive"))
+
+    return Terms.counted(total, count, count if soft else active)
+
+
+def _term(limit: Tensor, soft: bool) -> HingeSum | SoftplusSum:
+    return SoftplusSum(limit, per="positive") if soft else HingeSum(limit, per="positive")
+
+
+def _of_all(pairs: Pairs, margin: float, soft: bool) -> Terms:
+    """Add up all triplets, and count those that are not zero, in one pass over the negatives."""
+    limit = pairs.positives.similarity - margin
+    above = -inf if soft else limit.detach()
+    total, active, negatives = pairs.stream(_term(limit, soft), Count(above=above, per="positive"), Count())
+    positives = pairs.plain.positives
+    return Terms.counted(
+        pairs.per_anchor(total, "sum"),
+        lambda: negatives * positives.count(len(negatives)),
+        lambda: positives.reduce(active, "sum", len(negatives)),
     )

@@ -24,7 +24,7 @@ def easy_positive(pairs: Pairs, *, keep_negatives: Literal["semi_hard", "hard"] 
     Reference:
         Xuan et al., WACV 2020, section 3 (EPSHN and EPHN). https://arxiv.org/abs/1904.04370
     """
-    s = pairs.positives.similarity.detach()
+    s = pairs.positives.plain
     nearest = pairs.per_anchor(s, "max")
     (column,) = pairs.stream(ArgMax(below=nearest) if keep_negatives == "semi_hard" else ArgMax())
     column = column.masked_fill(pairs.positive_count == 0, -1)

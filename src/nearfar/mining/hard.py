@@ -36,9 +36,9 @@ def hard(
 
 def farthest_positive(pairs: Pairs) -> Tensor:
     """Say, as ``narrow`` takes it, which positive pair is its anchor's least similar one."""
-    return pairs.least(pairs.positives.similarity.detach())
+    return pairs.least(pairs.positives.plain)
 
 
 def nearest_positive(pairs: Pairs) -> Tensor:
     """Say, as ``narrow`` takes it, which positive pair is its anchor's most similar one."""
-    return pairs.least(-pairs.positives.similarity.detach())
+    return pairs.least(-pairs.positives.plain)

@@ -40,7 +40,7 @@ def interval(
             raise NearfarError(
                 f"no similarity lies above {low} and below {high}; give the smaller one first."
             )
-    s = pairs.positives.similarity.detach()
+    s = pairs.positives.plain
     low = -inf if positives_above is None else positives_above
     high = inf if positives_below is None else positives_below
     return pairs.narrow(

@@ -22,7 +22,7 @@ def multi_similarity(pairs: Pairs, *, epsilon: float = 0.1) -> Pairs:
     Reference:
         Wang et al., CVPR 2019, eq. 7 and 8. https://arxiv.org/abs/1904.06627
     """
-    s = pairs.positives.similarity.detach()
+    s = pairs.positives.plain
     # Of the negatives that are kept the nearest is the nearest of all; where none is kept, no positive is.
     return pairs.narrow(
         positives=Against(Max(), lambda nearest: s - epsilon < pairs.of_anchor(nearest)),

@@ -75,7 +75,7 @@ def relative(
     if positive_method != "all":
         if positive_method in ("relative_hard", "relative_easy"):
             pairs = pairs.as_list()
-        s = pairs.positives.similarity.detach()
+        s = pairs.positives.plain
         from_top = positive_method == "relative_easy"
         if positive_method in ("hard", "easy"):
             t = _nearest_negative(pairs, positive_over)
@@ -106,7 +106,7 @@ def _nearest_negative(pairs: Pairs, over: Over) -> Float[Tensor, " anchor"]:
 
 
 def _farthest_positive(pairs: Pairs, over: Over) -> Float[Tensor, " anchor"]:
-    t = pairs.per_anchor(pairs.positives.similarity.detach(), "min")
+    t = pairs.per_anchor(pairs.positives.plain, "min")
     return t if over == "anchor" or not len(t) else t.min().expand(len(t))
 
 
@@ -123,7 +123,7 @@ def _ranked_negative(
 def _ranked_positive(
     pairs: Pairs, over: Over, keep: float, ranking: Ranking, from_top: bool
 ) -> Float[Tensor, " anchor"]:
-    s, count = pairs.positives.similarity.detach(), counts(pairs)
+    s, count = pairs.positives.plain, counts(pairs)
     t = s.new_full((len(count),), -inf)
     if over == "batch":
         rank = _rank(count.sum(), keep, ranking, from_top)

@@ -26,9 +26,5 @@ def top_k(pairs: Pairs, *, keep_negatives: int = 10, keep_positives: int | None 
     if keep_positives is not None:
         pairs = pairs.as_list()
     (columns,) = pairs.stream(TopK(at_most(pairs, keep_negatives)))
-    keep = (
-        None
-        if keep_positives is None
-        else places(pairs, pairs.positives.similarity.detach()) < keep_positives
-    )
+    keep = None if keep_positives is None else places(pairs, pairs.positives.plain) < keep_positives
     return pairs.narrow(positives=keep, columns=columns)

@@ -17,7 +17,7 @@ from nearfar.similarity.reductions import (
 
 
 class Curve(Protocol):
-    """A function f of s - t, and its slope; both are written to ``out``.
+    """A function f of s - t, and its slope; both are written to ``out``, the value to a new tensor for None.
 
     Attributes:
         fill: a similarity for which f is 0.
@@ -29,7 +29,7 @@ class Curve(Protocol):
     flat: bool = False
     added: bool = True
 
-    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor | None) -> Tensor:
         """Return f(s - t)."""
         ...
 
@@ -41,7 +41,7 @@ class Curve(Protocol):
 class Identity(Curve):
     fill = 0.0
 
-    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor | None) -> Tensor:  # noqa: ARG002
         return s
 
     def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
@@ -53,7 +53,7 @@ class Passed(Curve):
 
     flat = True
 
-    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor | None) -> Tensor:
         return torch.gt(s, t, out=out)
 
     def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
@@ -63,8 +63,8 @@ class Passed(Curve):
 class Hinge(Curve):
     flat = True
 
-    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
-        return torch.sub(s, t, out=out).clamp_(min=0.0)
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor | None) -> Tensor:
+        return torch.sub(s, t, out=out).relu_()
 
     def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
         return torch.gt(s, t, out=out)
@@ -73,11 +73,11 @@ class Hinge(Curve):
 class SquaredHinge(Curve):
     flat = True
 
-    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
-        return torch.sub(s, t, out=out).clamp_(min=0.0).square_()
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor | None) -> Tensor:
+        return torch.sub(s, t, out=out).relu_().square_()
 
     def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
-        return torch.sub(s, t, out=out).clamp_(min=0.0).mul_(2.0)
+        return torch.sub(s, t, out=out).relu_().mul_(2.0)
 
 
 class Softplus(Curve):
@@ -86,7 +86,7 @@ class Softplus(Curve):
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor | None) -> Tensor:
         return torch.nn.functional.softplus(torch.sub(s, t, out=out), self.scale, 40.0)
 
     def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Sigmoid(Curve):
     def __init__(self, scale: float, cap: float) -> None:
         self.scale, self.cap = scale, cap
 
-    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor | None) -> Tensor:
         z = torch.sub(s, t, out=out)
         return (z if self.cap == torch.inf else z.clamp_(max=self.cap)).mul_(self.scale).sigmoid_()
 
@@ -117,7 +117,7 @@ class SigmoidSquare(Curve):
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def value(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
+    def value(self, s: Tensor, t: float | Tensor, out: Tensor | None) -> Tensor:
         return torch.sub(s, t, out=out).mul_(self.scale).sigmoid_().square_()
 
     def slope(self, s: Tensor, t: float | Tensor, out: Tensor) -> Tensor:
@@ -128,19 +128,20 @@ class SigmoidSquare(Curve):
 CurveSum = Sum | Count | HingeSum | SquaredHingeSum | SoftplusSum | SigmoidSum | SigmoidSquareSum
 
 
+FIXED: dict[type, Curve] = {
+    Sum: Identity(),
+    Count: Passed(),
+    HingeSum: Hinge(),
+    SquaredHingeSum: SquaredHinge(),
+}
+"""Those without a setting."""
+
+
 def curve_of(reduction: CurveSum) -> Curve:
-    match reduction:
-        case Sum():
-            return Identity()
-        case Count():
-            return Passed()
-        case HingeSum():
-            return Hinge()
-        case SquaredHingeSum():
-            return SquaredHinge()
-        case SoftplusSum(scale=scale):
-            return Softplus(scale)
-        case SigmoidSum(scale=scale, cap=cap):
-            return Sigmoid(scale, cap)
-        case SigmoidSquareSum(scale=scale):
-            return SigmoidSquare(scale)
+    if isinstance(reduction, SoftplusSum):
+        return Softplus(reduction.scale)
+    if isinstance(reduction, SigmoidSum):
+        return Sigmoid(reduction.scale, reduction.cap)
+    if isinstance(reduction, SigmoidSquareSum):
+        return SigmoidSquare(reduction.scale)
+    return FIXED[type(reduction)]

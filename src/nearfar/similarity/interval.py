@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Interval:
     """Negatives with ``above < s < below``, open on both sides; None leaves a side unbounded.
 
@@ -40,6 +40,9 @@ class Interval:
         if self.below is not None:
             inside &= s < (self.below if rows is None else self.below[rows])[:, None]
         return inside
+
+
+EVERYTHING = Interval()
 
 
 def _tighter(a: Tensor | None, b: Tensor | None, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:

@@ -1,12 +1,13 @@
 """Who is of a kind with whom: by class, by shared tags, or by a list of pairs."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from nearfar.once import once
 
 MANY = 8
 """Candidates for each anchor from which only those of the anchors' classes are put in order."""
@@ -14,7 +15,7 @@ MANY = 8
 PairList = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Relevance:
     """Positives given one by one, for data without classes: pass it where labels are asked for.
 
@@ -64,7 +65,7 @@ class Kinship(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SameClass:
     """Pairs of equal label."""
 
@@ -120,7 +121,7 @@ class SameClass:
     def among(self, some: slice) -> "SameClass":
         return SameClass(self.anchors, self.candidates[some])
 
-    @cached_property
+    @once
     def _sorted(self) -> tuple[Tensor, Tensor]:
         """The candidates' labels in order, and which candidate each is of; at least the anchors' labels."""
         if len(self.candidates) < MANY * len(self.anchors):
@@ -129,7 +130,7 @@ class SameClass:
         labels, order = self.candidates[some].sort(stable=True)
         return labels, some[order]
 
-    @cached_property
+    @once
     def _range(self) -> tuple[Tensor, Tensor]:
         """Where each anchor's class starts among the sorted candidates, and how many it has."""
         labels, _ = self._sorted
@@ -137,7 +138,7 @@ class SameClass:
         return first, torch.searchsorted(labels, self.anchors, right=True) - first
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SharedTag:
     """Pairs that share a tag; labels are multi-hot rows."""
 
@@ -185,7 +186,7 @@ class SharedTag:
         return rows.split(size) if len(rows) else ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Listed:
     """Pairs from a list, without repeats, ordered by anchor."""
 

@@ -23,8 +23,8 @@ def is_product(measure: Measure) -> bool:
 
 def few(rows: Float[Tensor, "row dim"], columns: Float[Tensor, "column dim"]) -> bool:
     """Say whether similarities are so few that they are computed in float64; see ``EXACT``."""
-    exact = rows.dtype == torch.float32 and rows.device.type in ("cpu", "cuda")
-    return exact and len(rows) * columns.numel() <= EXACT
+    exact = rows.shape[0] * columns.numel() <= EXACT and rows.dtype == torch.float32
+    return exact and rows.device.type in ("cpu", "cuda")
 
 
 def between(

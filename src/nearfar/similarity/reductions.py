@@ -38,7 +38,7 @@ Per = Literal["anchor", "positive", "candidate"]
 Threshold = float | Tensor
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class LogSumExp:
     """log Σ e^z with z = a (s - b), or z = a max(0, s - f) (s - b) where a floor f is given.
 
@@ -52,7 +52,7 @@ class LogSumExp:
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class SoftMean:
     """``frozen`` takes the weights p as constants for the gradient."""
 
@@ -61,60 +61,60 @@ class SoftMean:
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Max:
     below: Threshold = inf
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class ArgMax:
     below: Threshold = inf
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TopK:
     k: int
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Min:
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Sum:
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Count:
     above: Threshold = -inf
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class HingeSum:
     threshold: Threshold
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SquaredHingeSum:
     threshold: Threshold
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SoftplusSum:
     threshold: Threshold
     scale: float = 1.0
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SigmoidSum:
     threshold: Threshold
     scale: float = 1.0
@@ -122,14 +122,14 @@ class SigmoidSum:
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SigmoidSquareSum:
     threshold: Threshold
     scale: float = 1.0
     per: Per = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class OrderStatistic:
     """``rank`` is 1 for the largest: one number, or one for each anchor.
 
@@ -142,7 +142,7 @@ class OrderStatistic:
     per: ClassVar[Per] = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Sample:
     """``log_weight(s)`` is an elementwise function of similarities; -inf is never drawn.
 
@@ -155,7 +155,7 @@ class Sample:
     per: ClassVar[Per] = "anchor"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Negated:
     """A reduction of -s in place of s, of positives: what they lack where a negative has too much."""
 
@@ -185,17 +185,19 @@ CURVES = (Sum, Count, HingeSum, SquaredHingeSum, SoftplusSum, SigmoidSum, Sigmoi
 """Sums of a function of each similarity."""
 
 
+NAMES: dict[type, str] = {
+    Max: "below",
+    ArgMax: "below",
+    Count: "above",
+    **dict.fromkeys(CURVES[2:], "threshold"),
+}
+"""What a reduction calls the value that it compares similarities with."""
+
+
 def threshold_of(reduction: Reduction) -> Threshold:
     """Return the value a reduction compares similarities with; 0 where it compares with none."""
-    match reduction:
-        case HingeSum() | SquaredHingeSum() | SoftplusSum() | SigmoidSum() | SigmoidSquareSum():
-            return reduction.threshold
-        case Max() | ArgMax():
-            return reduction.below
-        case Count():
-            return reduction.above
-        case _:
-            return 0.0
+    name = NAMES.get(type(reduction))
+    return 0.0 if name is None else getattr(reduction, name)
 
 
 def held_against(reduction: Reduction, places: Tensor) -> Reduction:

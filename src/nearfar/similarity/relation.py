@@ -1,16 +1,16 @@
 """Who is a positive, who is a negative and who is never compared."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from nearfar.once import once
 from nearfar.similarity.labels import Kinship, PairList, SameClass, matches
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Relation:
     """What each comparison of an anchor with a candidate is.
 
@@ -33,8 +33,9 @@ class Relation:
     candidate_ids: Int[Tensor, " candidate"] | None = None
     rows: Int[Tensor, " anchor"] | None = None
     symmetric: bool = False
+    _left_out: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
-    @cached_property
+    @once
     def own(self) -> Int[Tensor, " anchor"] | None:
         """The candidate that IS the anchor, or -1; None when no anchor is among the candidates."""
         if self.own_columns is None and self.symmetric:
@@ -78,25 +79,27 @@ class Relation:
         """Relate a batch to itself by class."""
         return cls(kinship, symmetric=True)
 
-    @cached_property
-    def masks(self) -> tuple[Bool[Tensor, "anchor candidate"], Bool[Tensor, "anchor candidate"]]:
-        """Say of every comparison whether it is a positive, and whether it is no negative."""
-        alike = self.kinship.mask()
+    @property
+    def left_out(self) -> tuple[Bool[Tensor, "anchor candidate"], Bool[Tensor, "anchor candidate"]]:
+        """Say of every comparison whether it is no positive, and whether it is no negative."""
+        if self._left_out is None:
+            self._left_out = self._compared()
+        return self._left_out
+
+    def _compared(self) -> tuple[Tensor, Tensor]:
         if self.symmetric and isinstance(self.kinship, SameClass) and self.anchor_ids is None:
-            # Each is of its own class: the diagonal is to leave the one mask, and is in the other.
-            return alike ^ torch.eye(len(alike), dtype=torch.bool, device=alike.device), alike
-        never = self._own_mask(alike)
+            # Each is of its own class, and none is compared with itself.
+            labels, others = self.kinship.anchors.unsqueeze(1), self.kinship.candidates
+            return labels.ne(others).fill_diagonal_(True), labels.eq(others)
+        alike, never = self.kinship.mask(), None
+        if self.symmetric:
+            never = torch.eye(len(alike), dtype=torch.bool, device=alike.device)
+        elif self.own is not None:
+            never = self.own[:, None] == torch.arange(alike.shape[1], device=alike.device)
         if self.anchor_ids is not None and self.candidate_ids is not None:
             same = self.anchor_ids[:, None] == self.candidate_ids[None, :]
             never = same if never is None else never | same
-        return (alike, alike) if never is None else (alike & ~never, alike | never)
-
-    def _own_mask(self, like: Bool[Tensor, "anchor candidate"]) -> Bool[Tensor, "anchor candidate"] | None:
-        if self.symmetric:
-            return torch.eye(len(like), dtype=torch.bool, device=like.device)
-        if self.own is None:
-            return None
-        return self.own[:, None] == torch.arange(like.shape[1], device=like.device)
+        return (~alike, alike) if never is None else (~alike | never, alike | never)
 
     def take(self, rows: Int[Tensor, " row"]) -> "Relation":
         """Keep only some of the anchors."""

@@ -18,9 +18,9 @@ from nearfar.similarity.classes.block import ClassBlock
 from nearfar.similarity.classes.dense import DenseClassBlock
 from nearfar.similarity.classes.own import Geometry, Own
 from nearfar.similarity.classes.ranks import Apart
-from nearfar.similarity.dense.matrix import DenseBlock
+from nearfar.similarity.dense.matrix import DenseBlock, Lengths
 from nearfar.similarity.dense.reference import ReferenceBlock
-from nearfar.similarity.interval import Interval
+from nearfar.similarity.interval import EVERYTHING, Interval
 from nearfar.similarity.tiled.block import TiledBlock
 
 MOST_CENTRES = 2**16
@@ -94,12 +94,12 @@ def against_classes(
     geometry: Geometry,
     backend: str,
     apart: Apart | None = None,
-    length: Float[Tensor, "anchor 1"] | None = None,
+    lengths: Lengths = (None, None),
 ) -> Pairs:
     """Compare embeddings with classes: each one's own class is its positive, all others are its negatives.
 
     Args:
-        length: of the embeddings, where it is known and no number is near its end.
+        lengths: of embeddings and vectors, where they are known and no number is near its end.
         apart: what to know of the classes of other ranks, where ``vectors`` are those of this rank.
     """
     if embeddings.shape[1] != vectors.shape[1]:
@@ -111,8 +111,8 @@ def against_classes(
     build = choose(backend, len(embeddings), len(vectors) if apart is None else apart.width)
     anchor = torch.arange(len(place), device=place.device)
     if build is DenseBlock and apart is None and DenseClassBlock.fits(geometry):
-        block = DenseClassBlock(embeddings, vectors, place, geometry, length)
-        return Pairs(block, Positives(anchor, place, block.own.similarity), Interval())
+        block = DenseClassBlock(embeddings, vectors, place, geometry, lengths)
+        return Pairs(block, Positives(anchor, place, block.own.similarity), EVERYTHING)
     block = ClassBlock(
         embeddings,
         vectors,

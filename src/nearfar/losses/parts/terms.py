@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nearfar.once import once
+
 Reduction = Literal["mean", "mean_valid", "mean_terms", "mean_active", "tilted", "sum", "none"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Terms:
     """What each anchor contributes, for a loss that is a sum of terms (pairs, triplets).
 
@@ -108,14 +109,14 @@ class Values(Terms):
     def __init__(
         self, total: Float[Tensor, " anchor"], valid: Callable[[Tensor], Bool[Tensor, " anchor"]]
     ) -> None:
-        self.__dict__.update(total=total, valid=valid)
+        self.total, self.valid = total, valid
 
-    @cached_property
+    @once
     def count(self) -> Float[Tensor, " anchor"]:  # pyrefly: ignore[bad-override]
         """1 where the value counts, else 0."""
         return self.valid(self.total.detach()).to(self.total.dtype)
 
-    @cached_property
+    @once
     def active(self) -> Float[Tensor, " anchor"]:  # pyrefly: ignore[bad-override]
         """1 where the value is not 0, else 0."""
         return (self.total.detach() != 0).to(self.total.dtype)
@@ -127,15 +128,15 @@ class Values(Terms):
 
 class _Counted(Terms):
     def __init__(self, total: Tensor, count: Callable[[], Tensor], active: Callable[[], Tensor]) -> None:
-        self.__dict__.update(total=total, _count=count, _active=active)
+        self.total, self._counts, self._actives = total, count, active
 
-    @cached_property
+    @once
     def count(self) -> Tensor:  # pyrefly: ignore[bad-override]
-        return self.__dict__["_count"]()
+        return self._counts()
 
-    @cached_property
+    @once
     def active(self) -> Tensor:  # pyrefly: ignore[bad-override]
-        return self.__dict__["_active"]()
+        return self._actives()
 
     def detach(self) -> Terms:
-        return _Counted(self.total.detach(), self.__dict__["_count"], self.__dict__["_active"])
+        return _Counted(self.total.detach(), self._counts, self._actives)

@@ -1,13 +1,13 @@
 """Anchors against classes that have learned vectors: a ``Block`` whose candidates are the classes."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.once import once
 from nearfar.similarity.classes.own import Geometry, Own, gathered, grouped
 from nearfar.similarity.classes.ranks import Apart
 from nearfar.similarity.classes.steps import ModulatedLogSumExp, modulated, step_of, streams
@@ -88,7 +88,7 @@ class ClassBlock:
         vectors = self.vectors.view(-1, k, self.vectors.shape[1])
         return Own(taken(self.own.given, anchor), taken(vectors, candidate), self.geometry).similarity
 
-    @cached_property
+    @once
     def matrix(self) -> Tensor:
         """All similarities [anchor, class]."""
         each = between(self.anchors, self.candidates, self.measure)

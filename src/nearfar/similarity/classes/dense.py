@@ -1,23 +1,25 @@
 """Anchors against classes of one vector each, all similarities in memory, with gradients in closed form."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.compiler import is_compiling
 
+from nearfar.once import once
 from nearfar.similarity.classes.own import Geometry, Own
 from nearfar.similarity.classes.steps import ModulatedLogSumExp, modulated
 from nearfar.similarity.dense.closed import Asked, reduced
-from nearfar.similarity.dense.matrix import DenseBlock
+from nearfar.similarity.dense.matrix import DenseBlock, Lengths
+from nearfar.similarity.dense.products import Products
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.labels import SameClass
 from nearfar.similarity.measure import is_product
 from nearfar.similarity.reductions import LogSumExp, Reduction
 from nearfar.similarity.relation import Relation
-from nearfar.similarity.stable import full_precision
+from nearfar.similarity.stable import full_precision, normalize
 
 
 class DenseClassBlock(DenseBlock):
@@ -34,15 +36,14 @@ class DenseClassBlock(DenseBlock):
         vectors: Float[Tensor, "class dim"],
         place: Int[Tensor, " anchor"],
         geometry: Geometry,
-        length: Float[Tensor, "anchor 1"] | None = None,
+        lengths: Lengths = (None, None),
     ) -> None:
         anchors = full_precision(anchors)
         if anchors.dtype != vectors.dtype:
             dtype = torch.promote_types(anchors.dtype, vectors.dtype)
-            anchors, vectors, length = anchors.to(dtype), vectors.to(dtype), None
+            anchors, vectors, lengths = anchors.to(dtype), vectors.to(dtype), (None, None)
         relation = Relation(SameClass(place, torch.arange(len(vectors), device=place.device)))
-        super().__init__(anchors, vectors, geometry.measure, relation, length=length)
-        self._unit = geometry.unit_anchors
+        super().__init__(anchors, vectors, geometry.measure, relation, None, lengths)
         self.geometry, self.place, self.vectors = geometry, place, vectors
 
     @staticmethod
@@ -56,7 +57,7 @@ class DenseClassBlock(DenseBlock):
         """Each anchor with the vector of its own class; not kept, since it keeps the block."""
         return DenseOwn(self)
 
-    @cached_property
+    @once
     def of_own(self) -> Float[Tensor, "anchor 1"]:
         """Similarity with the own class."""
         return self.matrix.gather(1, self.place[:, None])
@@ -76,10 +77,25 @@ class DenseClassBlock(DenseBlock):
 
     def by_class(self, others: LogSumExp, own: LogSumExp) -> tuple[Tensor, Tensor]:
         """Reduce, for each class, the anchors of all other classes, and its own."""
-        out, s = self.relation.masks[1].mT, self.matrix.mT
+        out, s = self.relation.left_out[1].mT, self.matrix.mT
         asked = [Asked(others, out, bounded=self.is_cosine), Asked(own, ~out, bounded=self.is_cosine)]
         of_others, of_own = reduced(s, asked)
         return of_others, of_own
+
+    def sine(self, cosine: Float[Tensor, " anchor"]) -> Float[Tensor, " anchor"]:
+        """Return the sine of the angle between unit vectors u_i and v_place(i), of known cosine.
+
+            sin = |u - cos v|,  d sin = -cos / sin d cos
+
+        No digit is lost where they are nearly aligned or opposed. Where they are so to the last digit the
+        sine has a kink; there its gradient is 0.
+        """
+        x, w = self._given
+        if is_compiling():  # which has no gradient of the gradient
+            fixed, (u, v) = cosine.detach(), self._vectors
+            found = _across(fixed, u.detach(), v.detach(), self.place)
+            return found + _slope(fixed, found) * (cosine - fixed)
+        return _Sine.apply(cosine, x, w, self._numbers, self.place)  # pyrefly: ignore
 
     def summed(self, values: Tensor) -> Tensor:
         """Return ``values``: no other rank has classes."""
@@ -97,7 +113,7 @@ class DenseClassBlock(DenseBlock):
         classes.vectors, classes.given = self.vectors.detach(), self.given.detach()
         return classes
 
-    @cached_property
+    @once
     def given(self) -> Tensor:
         """The anchors as they came, of any length."""
         return self._given[0]
@@ -116,7 +132,7 @@ class DenseOwn(Own):
         """The embeddings as they came, of any length."""
         return self.block.given
 
-    @cached_property
+    @once
     def proxies(self) -> Tensor:  # pyrefly: ignore[bad-override]
         """The vector of each one's class, as it came."""
         return self.block.vectors.index_select(0, self.block.place)[:, None]
@@ -126,59 +142,41 @@ class DenseOwn(Own):
         """The embeddings as they are compared."""
         return self.block.anchors
 
-    @cached_property
+    @once
     def candidates(self) -> Tensor:  # pyrefly: ignore[bad-override]
         """The vector of each one's class as it is compared."""
         return self.block.candidates.index_select(0, self.block.place)[:, None]
 
-    @cached_property
+    @once
     def each(self) -> Tensor:  # pyrefly: ignore[bad-override]
         """Similarity with the one vector."""
         return self.block.of_own
 
-    @cached_property
+    @once
     def sine(self) -> Tensor:  # pyrefly: ignore[bad-override]
         """Sine of the angle to the class."""
         if not self.geometry.unit_anchors:
             return super().sine
-        return sine(self.similarity, self.anchors, self.block.candidates, self.block.place)
-
-
-def sine(
-    cosine: Float[Tensor, " n"],
-    u: Float[Tensor, "n dim"],
-    v: Float[Tensor, "class dim"],
-    place: Int[Tensor, " n"],
-) -> Float[Tensor, " n"]:
-    """Return the sine of the angle between unit vectors u_i and v_place(i), of known cosine.
-
-        sin = |u - cos v|,  d sin = -cos / sin d cos
-
-    No digit is lost where they are nearly aligned or opposed. Where they are so to the last digit the sine
-    has a kink; there its gradient is 0.
-    """
-    if torch.compiler.is_compiling():  # which has no gradient of the gradient
-        fixed = cosine.detach()
-        found = _across(fixed, u.detach(), v.detach(), place)
-        return found + _slope(fixed, found) * (cosine - fixed)
-    return _Sine.apply(cosine, u, v, place)  # pyrefly: ignore
+        return self.block.sine(self.similarity)
 
 
 class _Sine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cosine: Tensor, u: Tensor, v: Tensor, place: Tensor) -> Tensor:
+    def forward(ctx: Any, cosine: Tensor, x: Tensor, w: Tensor, numbers: Products, place: Tensor) -> Tensor:
+        u, v = numbers.vectors(x, w)
+        assert v is not None
         found = _across(cosine, u, v, place)
-        ctx.save_for_backward(cosine, u, v, place, found)
+        ctx.save_for_backward(cosine, x, w, place, found)
         return found
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
-        (gradient,), (cosine, u, v, place, found) = grad_outputs, ctx.saved_tensors
+        (gradient,), (cosine, x, w, place, found) = grad_outputs, ctx.saved_tensors
         if torch.is_grad_enabled():  # for a gradient of the gradient
-            wanted = [x for x in (u, v) if x.requires_grad]
-            slopes = iter(torch.autograd.grad(_plain(u, v, place), wanted, gradient, create_graph=True))
-            return None, *(next(slopes) if x.requires_grad else None for x in (u, v)), None
-        return _slope(cosine, found).mul_(gradient), None, None, None
+            wanted = [z for z in (x, w) if z.requires_grad]
+            slopes = iter(torch.autograd.grad(_plain(x, w, place), wanted, gradient, create_graph=True))
+            return None, *(next(slopes) if z.requires_grad else None for z in (x, w)), None, None
+        return _slope(cosine, found).mul_(gradient), None, None, None, None
 
 
 def _across(cosine: Tensor, u: Tensor, v: Tensor, place: Tensor) -> Tensor:
@@ -191,7 +189,7 @@ def _slope(cosine: Tensor, found: Tensor) -> Tensor:
     return (cosine / found).neg_().masked_fill_(found <= least, 0.0)
 
 
-def _plain(u: Tensor, v: Tensor, place: Tensor) -> Tensor:
+def _plain(x: Tensor, w: Tensor, place: Tensor) -> Tensor:
     """The same with plain autograd."""
-    own = v.index_select(0, place)
+    u, own = normalize(x), normalize(w).index_select(0, place)
     return torch.linalg.vector_norm(u - (u * own).sum(1, keepdim=True) * own, dim=1)

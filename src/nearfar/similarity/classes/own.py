@@ -1,13 +1,13 @@
 """How an embedding is compared with a class that has learned vectors, and with its own class."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.once import once
 from nearfar.similarity.measure import EXACT, Measure, is_product
 from nearfar.similarity.stable import normalize
 from nearfar.similarity.threads import plainly
@@ -44,19 +44,19 @@ class Own:
     proxies: Float[Tensor, "anchor centre dim"]
     geometry: Geometry
 
-    @cached_property
+    @once
     def anchors(self) -> Float[Tensor, "anchor dim"]:
         """The embeddings as they are compared."""
         return normalize(self.given) if self.geometry.unit_anchors else self.given
 
-    @cached_property
+    @once
     def candidates(self) -> Float[Tensor, "anchor centre dim"]:
         """The vectors of each one's class as they are compared."""
         if not self.geometry.unit_proxies:
             return self.proxies
         return normalize(self.proxies.flatten(0, 1)).view(self.proxies.shape)
 
-    @cached_property
+    @once
     def each(self) -> Float[Tensor, "anchor centre"]:
         """Similarity with each of the vectors."""
         if is_product(self.geometry.measure):
@@ -70,12 +70,12 @@ class Own:
         apart = square > 0
         return (-torch.where(apart, square, 1.0).sqrt() * apart).to(self.anchors)
 
-    @cached_property
+    @once
     def similarity(self) -> Float[Tensor, " anchor"]:
         """Similarity with the class."""
         return grouped(self.each, self.geometry.sharpness)
 
-    @cached_property
+    @once
     def sine(self) -> Float[Tensor, " anchor"]:
         """Sine of the angle to the nearest vector of the class, from what of the embedding is not along it.
 

@@ -2,21 +2,28 @@
 
 from collections.abc import Sequence
 from functools import cache
+from math import inf
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from nearfar.similarity.curves import curve_of
+from nearfar.similarity.curves import Curve, curve_of
+from nearfar.similarity.dense.products import Products, by_autograd, matrix
 from nearfar.similarity.dense.reduce import reduce
 from nearfar.similarity.reductions import (
     CURVES,
+    ArgMax,
     Count,
     LogSumExp,
-    Reduction,
+    Max,
+    OrderStatistic,
+    Sample,
     Sum,
     Threshold,
+    TopK,
     threshold_of,
 )
 
@@ -27,22 +34,31 @@ STEEPEST = 35.0
 TINIEST = 1e-36
 """Less than any sum of such powers."""
 
+KINDS: dict[type, str] = {LogSumExp: "log", Sum: "sum", **dict.fromkeys(CURVES[2:], "curve")}
+KINDS |= dict.fromkeys((Count, ArgMax, TopK, OrderStatistic, Sample), "number")
+"""How the slope of each reduction is found; see ``Asked``."""
+
 
 class Asked:
     """A reduction of each row, over the columns that are not left out.
 
     Attributes:
         negated: of -s in place of s.
-        threshold: what similarities are compared with, in a column where each row has its own.
-        kind: "log" or "curve" where its slope is known; else it is plain autograd's, or it has none.
+        threshold: of a curve, what similarities are compared with.
+        curve: the function that is summed.
+        kind: "log", "sum" or "curve" where its slope is known, "number" where it has none; else it is left to
+            plain autograd.
         narrow: whether one shift serves the powers of all rows, so that none leaves the ordinary numbers.
     """
 
-    __slots__ = ("kind", "left_out", "narrow", "negated", "reduction", "threshold")
+    __slots__ = ("curve", "kind", "left_out", "narrow", "negated", "reduction", "threshold")
+
+    threshold: Threshold | None
+    curve: Curve
 
     def __init__(
         self,
-        reduction: Reduction,
+        reduction: Any,
         left_out: Bool[Tensor, "row column"],
         negated: bool = False,
         bounded: bool = False,
@@ -50,74 +66,114 @@ class Asked:
         """Ask.
 
         Args:
-            bounded: whether s is a cosine.
+            bounded: whether s, and not -s, is a cosine.
         """
         self.reduction, self.left_out, self.negated = reduction, left_out, negated
-        self.narrow, self.threshold = False, 0.0
-        if isinstance(reduction, LogSumExp):
-            self.kind = "log"
-            self.narrow = (
-                bounded and not negated and reduction.floor is None and abs(reduction.scale) <= STEEPEST
-            )
-        else:
-            self.kind = "curve" if isinstance(reduction, CURVES) and not isinstance(reduction, Count) else ""
-            self.threshold = threshold_of(reduction)
+        self.kind = kind = KINDS.get(type(reduction), "")
+        self.narrow, self.threshold = False, None
+        if kind == "log":
+            self.narrow = bounded and reduction.floor is None and abs(reduction.scale) <= STEEPEST
+        elif kind == "curve":
+            self.threshold, self.curve = reduction.threshold, curve_of(reduction)
 
-    @property
-    def column(self) -> Threshold:
-        """The threshold in a column."""
+    def held_against(self, s: Float[Tensor, "row column"]) -> Tensor:
+        """The threshold as a tensor, a column where each row has its own."""
         t = self.threshold
-        return t[:, None] if isinstance(t, Tensor) and t.ndim else t
+        if isinstance(t, Tensor):
+            return t[:, None] if t.ndim else t
+        return constant(t, s.dtype, s.device)
 
     def plain(self, s: Float[Tensor, "row column"]) -> Tensor:
         """Reduce by plain autograd."""
+        s, t = -s if self.negated else s, threshold_of(self.reduction)
         if isinstance(self.reduction, Count):
-            there = (-s if self.negated else s) > self.column
-            return (there & ~self.left_out).sum(1, dtype=s.dtype)
-        return reduce(-s if self.negated else s, ~self.left_out, self.reduction, self.threshold)
+            return self._count(s, t).sum(1, dtype=s.dtype)
+        if isinstance(self.reduction, Max | ArgMax) and isinstance(t, float) and t == inf and s.shape[1]:
+            value, column = s.masked_fill(self.left_out, -inf).max(1)
+            return value if isinstance(self.reduction, Max) else column.masked_fill_(value == -inf, -1)
+        return reduce(s, ~self.left_out, self.reduction, t)
+
+    def _count(self, s: Tensor, t: Threshold) -> Bool[Tensor, "row column"]:
+        if isinstance(t, Tensor):
+            return (s > (t[:, None] if t.ndim else t)).masked_fill_(self.left_out, False)
+        return ~self.left_out if t == -inf else (s > t).masked_fill_(self.left_out, False)
 
 
-def reduced(s: Float[Tensor, "row column"], asked: Sequence[Asked]) -> list[Tensor]:
+def reduced(s: Float[Tensor, "row column"], asked: Sequence[Asked]) -> Sequence[Tensor]:
     """Return each reduction of the rows of ``s``, all in one operation; the same as ``reduce``."""
-    if torch.compiler.is_compiling():
-        return [each.plain(s) for each in asked]
-    closed = [each for each in asked if each.kind]
-    if not closed:
+    closed = [each for each in asked if each.kind not in ("", "number")]
+    if is_compiling() or not closed:
         return [each.plain(s) for each in asked]
     thresholds = [each.threshold for each in closed if isinstance(each.threshold, Tensor)]
-    found = iter(_Reduced.apply(s, closed, *thresholds))  # pyrefly: ignore
-    return [next(found) if each.kind else each.plain(s) for each in asked]
+    found = _Reduced.apply(s, None, None, closed, *thresholds)  # pyrefly: ignore
+    if len(closed) == len(asked):
+        return found
+    there = iter(found)
+    return [next(there) if each in closed else each.plain(s) for each in asked]
+
+
+def reduced_products(
+    x: Float[Tensor, "row dim"],
+    y: Float[Tensor, "column dim"] | None,
+    numbers: Products,
+    asked: Sequence[Asked],
+) -> Sequence[Tensor]:
+    """Return the same of the products of rows with columns, these too in the one operation.
+
+    Args:
+        asked: reductions whose slope is known, or that have none.
+    """
+    if is_compiling():
+        return reduced(matrix(x, y, numbers), asked)
+    closed = [each for each in asked if each.kind != "number"]
+    if not closed:
+        return [each.plain(numbers.of(x, y)) for each in asked]
+    thresholds = [each.threshold for each in closed if isinstance(each.threshold, Tensor)]
+    found = _Reduced.apply(x, y, numbers, closed, *thresholds)  # pyrefly: ignore
+    if len(closed) == len(asked):
+        return found
+    there = iter(found)
+    return [next(there) if each in closed else each.plain(numbers.of(x, y)) for each in asked]
 
 
 class _Reduced(torch.autograd.Function):
+    """Reductions of a matrix given, or of the products of rows with columns."""
+
     @staticmethod
-    def forward(ctx: Any, s: Tensor, asked: list[Asked], *_: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor | None, numbers: Products | None, asked: list[Asked], *_: Tensor
+    ) -> tuple[Tensor, ...]:
         """Reduce; thresholds are named once more, since they may have a gradient."""
+        s = x if numbers is None else numbers.of(x, y)
         minus: Tensor | None = None
         values, kept, powers = [], [], {}
         for each in asked:
-            of, reduction = s, each.reduction
+            of = s
             if each.negated:
                 of = minus = -s if minus is None else minus
-            if isinstance(reduction, LogSumExp):
-                made = _narrow(of, each, powers) if each.narrow else _logsumexp(of, each.left_out, reduction)
-                values.append(made[0])
-                kept += made[1:]
-            elif isinstance(reduction, Sum):
-                values.append(of.masked_fill(each.left_out, 0.0).sum(1))
+            if each.narrow:
+                value, *shares = _narrow(of, each, powers)
+                kept += shares
+            elif each.kind == "log":
+                value, *shares = _logsumexp(of, each.left_out, each.reduction)
+                kept += shares
+            elif each.kind == "sum":
+                value = of.masked_fill(each.left_out, 0.0).sum(1)
             else:
-                value = curve_of(reduction).value(of, each.column, torch.empty_like(of))  # pyrefly: ignore
-                values.append(value.masked_fill_(each.left_out, 0.0).sum(1))
-        ctx.save_for_backward(s, minus, *kept)
-        ctx.asked = asked
+                value = each.curve.value(of, each.held_against(of), None)
+                value = value.masked_fill_(each.left_out, 0.0).sum(1)
+            values.append(value)
+        ctx.save_for_backward(x, y)
+        ctx.made, ctx.asked, ctx.numbers = (s, minus, kept), asked, numbers
         ctx.set_materialize_grads(False)
         return tuple(values)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
-        s, minus, *kept = ctx.saved_tensors
+        (x, y), numbers = ctx.saved_tensors, ctx.numbers
         if torch.is_grad_enabled():
-            return _differentiable(ctx, s, grad_outputs)
+            return _differentiable(ctx.asked, x, y, numbers, grad_outputs)
+        s, minus, kept = ctx.made
         place, ds, slopes = 0, None, []
         for each, g in zip(ctx.asked, grad_outputs, strict=True):
             reduction, has_threshold = each.reduction, isinstance(each.threshold, Tensor)
@@ -125,25 +181,28 @@ class _Reduced(torch.autograd.Function):
                 slopes += [None] * has_threshold
                 place += 2 * (each.kind == "log")
                 continue
-            of, g = minus if each.negated else s, g[:, None]  # noqa: PLW2901, a column
-            if isinstance(reduction, LogSumExp):
+            of = minus if each.negated else s
+            if each.kind == "log":
                 shares, total = kept[place], kept[place + 1]
                 place += 2
                 scale = constant(reduction.scale, g.dtype, g.device)
-                slope = shares * (g * scale).div_(total.clamp(min=TINIEST if each.narrow else 1.0))
+                share = (g * scale).div_(total.clamp(min=TINIEST if each.narrow else 1.0))
+                slope = shares * share.unsqueeze(1)
                 if reduction.floor is not None:
                     slope.mul_(_slope(of, reduction))
-            elif isinstance(reduction, Sum):
-                slope = g.masked_fill(each.left_out, 0.0)
+            elif each.kind == "sum":
+                slope = g.unsqueeze(1).masked_fill(each.left_out, 0.0)
             else:
-                slope = curve_of(reduction).slope(of, each.column, torch.empty_like(of))
-                slope.masked_fill_(each.left_out, 0.0).mul_(g)
+                slope = each.curve.slope(of, each.held_against(of), torch.empty_like(of))
+                slope.masked_fill_(each.left_out, 0.0).mul_(g.unsqueeze(1))
             if has_threshold:
                 slopes.append(slope.sum(1).neg_().sum_to_size(each.threshold.shape))
             if each.negated:
                 slope.neg_()
             ds = slope if ds is None else ds.add_(slope)
-        return ds, None, *slopes
+        if ds is None or numbers is None:
+            return ds, None, None, None, *slopes
+        return *numbers.back(ds, x, y, ctx.needs_input_grad), None, None, *slopes
 
 
 @cache
@@ -155,18 +214,18 @@ def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def _logsumexp(
     s: Tensor, left_out: Tensor, reduction: LogSumExp
-) -> tuple[Float[Tensor, " row"], Float[Tensor, "row column"], Float[Tensor, "row 1"]]:
+) -> tuple[Float[Tensor, " row"], Float[Tensor, "row column"], Float[Tensor, " row"]]:
     """Return log Σ e^z, each e^z over the largest, and their sums, 1 or more where there are any."""
     start = constant(-reduction.scale * reduction.shift, s.dtype, s.device)
     z = torch.add(start, s, alpha=reduction.scale)
     if reduction.floor is not None:
         z.mul_((s - reduction.floor).clamp_(min=0.0))
-    z.masked_fill_(left_out, -torch.inf)
+    z.masked_fill_(left_out, -inf)
     # Where nothing is left, all shares are 0: -inf less the least number that there is.
     top = z.amax(1, keepdim=True) if z.shape[1] else z.new_zeros(len(z), 1)
     top.clamp_(min=torch.finfo(z.dtype).min)
-    total = z.sub_(top).exp_().sum(1, keepdim=True)
-    return (total.log() + top).squeeze(1), z, total
+    total = z.sub_(top).exp_().sum(1)
+    return total.log().add_(top.squeeze(1)), z, total
 
 
 def _narrow(s: Tensor, asked: Asked, powers: dict[float, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,9 +241,9 @@ def _narrow(s: Tensor, asked: Asked, powers: dict[float, Tensor]) -> tuple[Tenso
         start = constant(-reduction.scale * end, s.dtype, s.device)
         powers[reduction.scale] = torch.add(start, s, alpha=reduction.scale).exp_()
     shares = powers[reduction.scale].masked_fill(asked.left_out, 0.0)
-    total = shares.sum(1, keepdim=True)
+    total = shares.sum(1)
     start = constant(reduction.scale * (end - reduction.shift), s.dtype, s.device)
-    return total.log().add_(start).squeeze(1), shares, total
+    return total.log().add_(start), shares, total
 
 
 def _slope(s: Tensor, reduction: LogSumExp) -> Tensor:
@@ -194,12 +253,19 @@ def _slope(s: Tensor, reduction: LogSumExp) -> Tensor:
     return above if reduction.frozen else above.add_((s - reduction.shift).mul_(above > 0))
 
 
-def _differentiable(ctx: Any, s: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+def _differentiable(
+    asked: Sequence[Asked],
+    x: Tensor,
+    y: Tensor | None,
+    numbers: Products | None,
+    gradients: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
     """Return the slopes so that they have a gradient of their own, by plain autograd."""
-    thresholds = [each.threshold for each in ctx.asked if isinstance(each.threshold, Tensor)]
-    wanted = [x for x in (s, *thresholds) if x.requires_grad]
-    outputs = [(each.plain(s), g) for each, g in zip(ctx.asked, gradients, strict=True) if g is not None]
+    s = x if numbers is None else by_autograd(x, y, numbers.unit)[0]
+    given = (x, y, *(each.threshold for each in asked if isinstance(each.threshold, Tensor)))
+    wanted = [z for z in given if z is not None and z.requires_grad]
+    outputs = [(each.plain(s), g) for each, g in zip(asked, gradients, strict=True) if g is not None]
     values, slopes = zip(*outputs, strict=True)
     found = iter(torch.autograd.grad(values, wanted, slopes, create_graph=True, allow_unused=True))
-    ds, *rest = [next(found) if x.requires_grad else None for x in (s, *thresholds)]
-    return ds, None, *rest
+    dx, dy, *rest = [next(found) if z is not None and z.requires_grad else None for z in given]
+    return dx, dy, None, None, *rest

@@ -1,13 +1,14 @@
 """The whole similarity matrix in memory, with gradients in closed form: for small batches."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from nearfar.similarity.dense.closed import Asked, reduced
-from nearfar.similarity.dense.products import products
+from nearfar.once import once
+from nearfar.similarity.dense.closed import Asked, reduced, reduced_products
+from nearfar.similarity.dense.products import Products, matrix, vectors
 from nearfar.similarity.dense.reduce import order_statistic
 from nearfar.similarity.interval import Interval
 from nearfar.similarity.measure import Measure, between, is_product
@@ -16,11 +17,16 @@ from nearfar.similarity.relation import Relation
 from nearfar.similarity.stable import full_precision, taken
 from nearfar.similarity.stored import Stored, whole
 
+Lengths = tuple[Float[Tensor, "anchor 1"] | None, Float[Tensor, "candidate 1"] | None]
+"""Of rows and of columns, each where it is known and no number is near its end."""
+
 
 class DenseBlock:
     """See ``Block``. A gradient of its gradient comes by plain autograd."""
 
-    _scaled = False
+    _scaled = _replaced = False
+    _still: "DenseBlock | None" = None
+    _matrix: Tensor | None = None
 
     def __init__(
         self,
@@ -29,51 +35,73 @@ class DenseBlock:
         measure: Measure,
         relation: Relation,
         stored: Stored | None = None,
-        length: Float[Tensor, "anchor 1"] | None = None,
+        lengths: Lengths = (None, None),
     ) -> None:
-        candidates = whole(candidates, stored)
-        x, y = full_precision(anchors), None if candidates is anchors else full_precision(candidates)
-        self._given, self._unit, self._length = (x, y), measure == "cosine", length
+        if stored is not None:
+            candidates = whole(candidates, stored)
+        x = full_precision(anchors)
+        self._given = x, None if candidates is anchors else full_precision(candidates)
         self.measure: Measure = measure
         self.relation = relation
+        self._numbers = Products(measure == "cosine", *lengths)
 
     def __len__(self) -> int:
-        return len(self._given[0])
+        return self._given[0].shape[0]
 
     @property
     def parts(self) -> tuple[Tensor, None]:
         return self.candidates, None
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """How many anchors and candidates there are."""
+        x, y = self._given
+        return x.shape[0], (x if y is None else y).shape[0]
+
+    @property
     def matrix(self) -> Float[Tensor, "anchor candidate"]:
         """All similarities."""
-        return self._compared[0]
+        if self._matrix is None:
+            x, y = self._given
+            if is_product(self.measure):
+                self._matrix = matrix(x, y, self._numbers)
+            else:
+                self._matrix = between(x, x if y is None else y, self.measure)
+        return self._matrix
+
+    @property
+    def plain(self) -> Float[Tensor, "anchor candidate"]:
+        """All similarities, without gradient."""
+        if self._replaced or not is_product(self.measure) or is_compiling():
+            return self.matrix.detach()
+        return self._numbers.of(*self._given)
+
+    @once
+    def _vectors(self) -> tuple[Tensor, Tensor]:
+        return vectors(*self._given, self._numbers)
 
     @property
     def anchors(self) -> Tensor:
-        return self._compared[1] if self._unit else self._given[0]
+        return self._vectors[0]
 
     @property
     def candidates(self) -> Tensor:
-        x, y = self._given
-        return self._compared[2] if self._unit else x if y is None else y
+        return self._vectors[1]
 
     @property
     def is_cosine(self) -> bool:
         """Whether similarities lie from -1 to 1."""
-        return self._unit and not self._scaled
-
-    @cached_property
-    def _compared(self) -> tuple[Tensor, Tensor, Tensor]:
-        x, y = self._given
-        if is_product(self.measure):
-            return products(x, y, unit=self._unit, length=self._length)
-        other = x if y is None else y
-        return between(x, other, self.measure), x, other
+        return self._numbers.unit and not self._scaled
 
     def compared_as(self, matrix: Float[Tensor, "anchor candidate"]) -> None:
         """Take these similarities for those of the vectors."""
-        self._compared = (matrix, self.anchors, self.candidates)
+        self._matrix, self._replaced = matrix, True
+
+    def reduced(self, asked: Sequence[Asked]) -> Sequence[Tensor]:
+        """Return each reduction of the rows of the matrix, in one operation."""
+        if self._matrix is None and is_product(self.measure) and all(each.kind for each in asked):
+            return reduced_products(*self._given, self._numbers, asked)
+        return reduced(self.matrix, asked)
 
     def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:
         """Return the very numbers that ``stream`` compares with."""
@@ -92,67 +120,77 @@ class DenseBlock:
 
     def left_out(self, interval: Interval) -> Tensor:
         """Say which comparisons are no negative that lies in the interval: [anchor, candidate]."""
-        out = self.relation.masks[1]
+        out = self.relation.left_out[1]
         if interval.above is not None:
-            out = out | (self.matrix <= interval.above[:, None])
+            out = out | (self.plain <= interval.above[:, None])
         if interval.below is not None:
-            out = out | (self.matrix >= interval.below[:, None])
+            out = out | (self.plain >= interval.below[:, None])
         return out
 
     def stream(
         self, interval: Interval, owners: Tensor, reductions: Sequence[Reduction]
     ) -> tuple[Tensor, ...]:
-        s, out = self.matrix, self.left_out(interval)
+        out = self.left_out(interval)
+        if all(r.per == "anchor" and not isinstance(r, OrderStatistic) for r in reductions):
+            bounded = self.is_cosine
+            return tuple(self.reduced([Asked(r, out, False, bounded) for r in reductions]))
         found = {
-            k: order_statistic(s.detach().reshape(1, -1), ~out.reshape(1, -1), r.rank).expand(len(s))
+            k: order_statistic(self.plain.reshape(1, -1), ~out.reshape(1, -1), r.rank).expand(len(out))
             for k, r in enumerate(reductions)
             if isinstance(r, OrderStatistic) and r.over == "batch"
         }
         for per in dict.fromkeys(reduction.per for reduction in reductions):
             match per:
                 case "anchor":
-                    rows, left_out = s, out
+                    rows, left_out = self.matrix, out
                 case "candidate":
-                    rows, left_out = s.mT, out.mT
+                    rows, left_out = self.matrix.mT, out.mT
                 case "positive":
-                    rows, left_out = s.index_select(0, owners), out.index_select(0, owners)
+                    rows, left_out = self.matrix.index_select(0, owners), out.index_select(0, owners)
             some = [k for k, reduction in enumerate(reductions) if reduction.per == per and k not in found]
             values = reduced(rows, [Asked(reductions[k], left_out) for k in some])
             found.update(zip(some, values, strict=True))
         return tuple(found[k] for k in range(len(reductions)))
 
     def both(
-        self, interval: Interval, negatives: Sequence[Reduction], positives: Sequence[Asked]
+        self, interval: Interval, negatives: Sequence[Reduction], positives: list[Asked]
     ) -> tuple[Tensor, ...]:
         """Reduce negatives per anchor, and what is asked of positives, in one operation."""
         out = self.left_out(interval)
-        return tuple(
-            reduced(self.matrix, [*[Asked(r, out, bounded=self.is_cosine) for r in negatives], *positives])
-        )
+        bounded = self.is_cosine
+        return tuple(self.reduced([Asked(r, out, False, bounded) for r in negatives] + positives))
 
     def scaled(self, factor: float | Float[Tensor, ""]) -> "DenseBlock":
         """Return the same comparisons with every similarity times ``factor``, of the same vectors."""
-        block = object.__new__(DenseBlock)
-        block.measure, block.relation = self.measure, self.relation
-        block._given, block._unit, block._length = self._given, self._unit, self._length
-        block._scaled = True
-        s, u, v = self._compared
-        block._compared = (s * factor, u, v)
+        block = self._like(self._given, self._numbers)
+        block._scaled = block._replaced = True
+        block._matrix = self.matrix * factor
         return block
 
     def map(
         self, change: Callable[[Tensor], Tensor], candidates: Callable[[Tensor], Tensor] | None = None
     ) -> "DenseBlock":
-        block = object.__new__(DenseBlock)
-        block.measure, block.relation = self.measure, self.relation
-        block._unit, block._length = False, None
         if change is Tensor.detach:
-            s, u, v = self._compared
-            one = u.detach()
-            other = one if v is u else v.detach()
-            block._given, block._compared = (one, None if v is u else other), (s.detach(), one, other)
-            return block
+            if self._still is None:
+                self._still = self._detached()
+            return self._still
         same = self.candidates is self.anchors and candidates is None
         other = None if same else (candidates or change)(self.candidates)
-        block._given = (change(self.anchors), other)
+        return self._like((change(self.anchors), other), Products(unit=False))
+
+    def _detached(self) -> "DenseBlock":
+        block = self._like(self._given, self._numbers)
+        block._scaled, block._replaced = self._scaled, self._replaced
+        block._matrix = self.plain
+        x, y = self._given
+        if self._numbers.known:
+            block._given = self._numbers.vectors(x, y)
+        else:
+            block._given = x.detach(), None if y is None else y.detach()
+        return block
+
+    def _like(self, given: tuple[Tensor, Tensor | None], numbers: Products) -> "DenseBlock":
+        block = object.__new__(DenseBlock)
+        block.measure, block.relation = self.measure, self.relation
+        block._given, block._numbers = given, numbers
         return block

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from nearfar.similarity.measure import between, few
 from nearfar.similarity.stable import lengths, normalize
@@ -13,62 +14,151 @@ from nearfar.similarity.stable import lengths, normalize
 LEAST, MOST = 1e-12, 1e12
 """Lengths between which all that is computed of a row in float32 is an ordinary number."""
 
-Compared = tuple[Tensor, Tensor, Tensor]
-"""(S [row, column], rows and columns as they are compared)"""
 
-
-def products(
-    x: Float[Tensor, "row dim"],
-    y: Float[Tensor, "column dim"] | None,
-    *,
-    unit: bool,
-    length: Float[Tensor, "row 1"] | None = None,
-) -> Compared:
-    """Return the products of rows with rows, and the vectors that they are of.
+class Products:
+    """The products of rows with columns, as numbers without gradient: computed when they are first asked for.
 
         u_i = x_i / |x_i|,  S = u vᵀ,  du = G v,  dv = Gᵀ u,  dx_i = (du_i - u_i <u_i, du_i>) / |x_i|
 
     with G = dL/dS, and du = (G + Gᵀ) u where the columns are the rows.
 
+    Attributes:
+        unit: whether rows are scaled to unit length first.
+    """
+
+    __slots__ = ("_inverse", "_lengths", "_other", "_s", "_u", "_v", "unit")
+
+    _s: Float[Tensor, "row column"] | None
+
+    def __init__(
+        self,
+        unit: bool,
+        length: Float[Tensor, "row 1"] | None = None,
+        other: Float[Tensor, "column 1"] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            length, other: of rows and columns, each where it is known and no number is near its end.
+        """
+        self.unit, self._lengths, self._s = unit, (length, other), None
+
+    @property
+    def known(self) -> bool:
+        """Whether they are computed."""
+        return self._s is not None
+
+    def of(self, x: Float[Tensor, "row dim"], y: Float[Tensor, "column dim"] | None) -> Tensor:
+        """Return S; ``y`` is None where rows are compared with each other."""
+        if self._s is not None:
+            return self._s
+        work = torch.float64 if few(x, x if y is None else y) else x.dtype
+        u, self._inverse = _prepared(x.detach(), self.unit, work, self._lengths[0])
+        v, self._other = u, self._inverse
+        if y is not None:
+            v, self._other = _prepared(y.detach(), self.unit, work, self._lengths[1])
+        self._u, self._v = u, v
+        self._s = s = torch.mm(u, v.t()).to(x.dtype)
+        return s
+
+    def vectors(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return rows and columns as they are compared, in the type given; None as for ``of``."""
+        self.of(x, y)
+        return self._u.to(x.dtype), None if y is None else self._v.to(x.dtype)
+
+    def back(
+        self, g: Tensor, x: Tensor, y: Tensor | None, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Take a gradient G of S back to the rows and to the columns."""
+        u, v = self._u, self._v
+        g = g.to(u.dtype)
+        if y is None:
+            return self.back_to_rows(torch.mm(g + g.t(), u), x), None
+        dx = self.back_to_rows(torch.mm(g, v), x) if wanted[0] else None
+        return dx, self.back_to_columns(torch.mm(g.t(), u), y) if wanted[1] else None
+
+    def back_to_rows(self, du: Tensor, x: Tensor) -> Tensor:
+        """Take a gradient of the rows as they are compared back to those that were given."""
+        return _back(du, self._u, self._inverse, x)
+
+    def back_to_columns(self, dv: Tensor, y: Tensor) -> Tensor:
+        """The same of the columns."""
+        return _back(dv, self._v, self._other, y)
+
+
+def matrix(
+    x: Float[Tensor, "row dim"], y: Float[Tensor, "column dim"] | None, numbers: Products
+) -> Float[Tensor, "row column"]:
+    """Return all similarities, differentiable.
+
     Args:
         x, y: float32 or float64; None compares rows with each other.
-        unit: scale rows to unit length first.
-        length: of the rows of ``x``, where they are known and no number is near its end.
+        numbers: of these very rows and columns.
     """
-    if torch.compiler.is_compiling():
-        return _plain(x, y, unit)
-    s, u, v = _Products.apply(x, y, unit, length)  # pyrefly: ignore
-    return s, u, u if v is None else v
+    if is_compiling():
+        return by_autograd(x, y, numbers.unit)[0]
+    return _Matrix.apply(x, y, numbers)  # pyrefly: ignore
 
 
-class _Products(torch.autograd.Function):
+def vectors(
+    x: Float[Tensor, "row dim"], y: Float[Tensor, "column dim"] | None, numbers: Products
+) -> tuple[Tensor, Tensor]:
+    """Return rows and columns as they are compared, differentiable; see ``matrix``."""
+    if not numbers.unit:
+        return x, x if y is None else y
+    if is_compiling():
+        return by_autograd(x, y, numbers.unit)[1:]
+    u, v = _Vectors.apply(x, y, numbers)  # pyrefly: ignore
+    return u, u if v is None else v
+
+
+def differentiated(
+    x: Tensor, y: Tensor | None, unit: bool, gradients: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of rows and columns by plain autograd, so that they have one of their own.
+
+    Args:
+        gradients: of S, and of rows and columns as they are compared.
+    """
+    known = [(out, g) for out, g in zip(by_autograd(x, y, unit), gradients, strict=True) if g is not None]
+    inputs = [z for z in (x, y) if z is not None and z.requires_grad]
+    outputs, slopes = zip(*known, strict=True)
+    found = iter(torch.autograd.grad(outputs, inputs, slopes, create_graph=True))
+    return tuple(next(found) if z is not None and z.requires_grad else None for z in (x, y))
+
+
+class _Matrix(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor | None, unit: bool, length: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        work = torch.float64 if few(x, x if y is None else y) else x.dtype
-        u, inverse = _prepared(x, unit, work, length)
-        v, other = (None, None) if y is None else _prepared(y, unit, work)
-        ctx.save_for_backward(x, y, u, v, inverse, other)
-        ctx.unit = unit
-        ctx.set_materialize_grads(False)
-        s = u @ (u if v is None else v).mT
-        return s.to(x.dtype), _output(u, x), None if v is None or y is None else _output(v, y)
+    def forward(ctx: Any, x: Tensor, y: Tensor | None, numbers: Products) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.numbers = numbers
+        return numbers.of(x, y).detach()  # the number itself is not to become part of a graph
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
-        (x, y, u, v, inverse, other), (gs, gu, gv) = ctx.saved_tensors, grad_outputs
+        (x, y), (g,) = ctx.saved_tensors, grad_outputs
         if torch.is_grad_enabled():  # for a gradient of the gradient
-            return *_differentiable(x, y, ctx.unit, grad_outputs), None, None
-        g = None if gs is None else gs.to(u.dtype)
-        if v is None:
-            return _back(None if g is None else (g + g.mT) @ u, gu, u, inverse, x), None, None, None
-        dx = dy = None
-        if ctx.needs_input_grad[0]:
-            dx = _back(None if g is None else g @ v, gu, u, inverse, x)
-        if ctx.needs_input_grad[1]:
-            dy = _back(None if g is None else g.mT @ u, gv, v, other, y)
-        return dx, dy, None, None
+            return *differentiated(x, y, ctx.numbers.unit, (g, None, None)), None
+        return *ctx.numbers.back(g, x, y, ctx.needs_input_grad), None
+
+
+class _Vectors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor | None, numbers: Products) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(x, y)
+        ctx.numbers = numbers
+        ctx.set_materialize_grads(False)
+        u, v = numbers.vectors(x, y)
+        return u.detach(), None if v is None else v.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
+        (x, y), (gu, gv), numbers = ctx.saved_tensors, grad_outputs, ctx.numbers
+        if torch.is_grad_enabled():
+            return *differentiated(x, y, numbers.unit, (None, gu, gv)), None
+        dx = None if gu is None or not ctx.needs_input_grad[0] else numbers.back_to_rows(gu, x)
+        dy = None if gv is None or not ctx.needs_input_grad[1] else numbers.back_to_columns(gv, y)
+        return dx, dy, None
 
 
 def ordinary_lengths(x: Float[Tensor, "row dim"]) -> Float[Tensor, "row 1"] | None:
@@ -76,11 +166,11 @@ def ordinary_lengths(x: Float[Tensor, "row dim"]) -> Float[Tensor, "row 1"] | No
 
     A device that would have to be waited for is not asked.
     """
-    if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or not x.numel() or is_compiling():
         return None
     length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
-    each = length.numpy()
-    ordinary = np.minimum.reduce(each, None) > LEAST and np.maximum.reduce(each, None) < MOST
+    each = length.numpy().ravel()
+    ordinary = np.minimum.reduce(each) > LEAST and np.maximum.reduce(each) < MOST
     return length if ordinary else None
 
 
@@ -92,7 +182,7 @@ def row_lengths(x: Float[Tensor, "row dim"]) -> Float[Tensor, "row 1"]:
 
 
 def _prepared(
-    x: Tensor, unit: bool, work: torch.dtype, length: Tensor | None = None
+    x: Tensor, unit: bool, work: torch.dtype, length: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Return rows as they are compared, and what they were multiplied with: 0 for a zero row."""
     if not unit:
@@ -104,43 +194,23 @@ def _prepared(
         inverse = length.reciprocal()
         return (x * inverse).to(work), inverse
     # Each row by itself, so that it is the same whatever other rows there are.
-    length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     ordinary, inverse = (length > LEAST) & (length < MOST), length.reciprocal()
     other = row_lengths(x).reciprocal_().nan_to_num_(torch.nan, 0.0, 0.0)
     unit_rows = torch.where(ordinary, x * inverse, (x * other).to(x.dtype))
     return unit_rows.to(work), torch.where(ordinary, inverse.to(other.dtype), other)
 
 
-def _output(u: Tensor, x: Tensor) -> Tensor:
-    """Return vectors in the type given, never the input itself."""
-    return u.view_as(u) if u is x else u.to(x.dtype)
-
-
-def _back(
-    pull: Tensor | None, gradient: Tensor | None, unit: Tensor, inverse: Tensor | None, like: Tensor
-) -> Tensor | None:
+def _back(pull: Tensor, unit: Tensor, inverse: Tensor | None, like: Tensor) -> Tensor:
     """Take a gradient of the vectors compared back to those that were given."""
-    if gradient is not None:
-        pull = gradient.to(unit.dtype) if pull is None else pull + gradient
-    if pull is None or inverse is None:
-        return pull if pull is None else pull.to(like.dtype)
+    if inverse is None:
+        return pull.to(like.dtype)
     along = (pull * unit).sum(1, keepdim=True)
     return torch.addcmul(pull, unit, along, value=-1.0).mul_(inverse).to(like.dtype)
 
 
-def _plain(x: Tensor, y: Tensor | None, unit: bool) -> Compared:
-    """The same with plain autograd."""
+def by_autograd(x: Tensor, y: Tensor | None, unit: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """S, rows and columns as they are compared, by plain autograd."""
     u = normalize(x) if unit else x
     v = u if y is None else normalize(y) if unit else y
     return between(u, v, "dot"), u, v
-
-
-def _differentiable(
-    x: Tensor, y: Tensor | None, unit: bool, gradients: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, ...]:
-    s, u, v = _plain(x, y, unit)
-    known = [(out, g) for out, g in zip((s, u, v), gradients, strict=True) if g is not None]
-    inputs = [z for z in (x, y) if z is not None and z.requires_grad]
-    outputs, slopes = zip(*known, strict=True)
-    found = iter(torch.autograd.grad(outputs, inputs, slopes, create_graph=True))
-    return tuple(next(found) if z is not None and z.requires_grad else None for z in (x, y))
