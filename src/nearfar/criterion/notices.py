@@ -12,6 +12,7 @@ from nearfar.callers import level
 from nearfar.criterion.classes import unknown_label
 from nearfar.errors import NearfarError
 from nearfar.missing import MISSING, missing
+from nearfar.similarity.stable import at_once
 
 NONE = -(2**63)
 """In place of a label: all are of classes."""
@@ -41,7 +42,7 @@ class Notices:
             return
         given = labels[0] if len(labels) == 1 else torch.cat(labels)
         n = len(given)
-        if given.device.type == "cpu":
+        if at_once(given):
             found = given.numpy()
             if n and found.min() < 0:
                 self._tell_of_missing(int((found == MISSING).sum()), n)

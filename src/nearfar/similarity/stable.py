@@ -4,6 +4,14 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+AT_ONCE = ("cpu",)
+"""Devices whose numbers can be read without waiting for them."""
+
+
+def at_once(x: Tensor) -> bool:
+    """Whether the host can read a tensor without waiting for it, in code that nobody compiles."""
+    return x.device.type in AT_ONCE and not torch.compiler.is_compiling()
+
 
 def normalize(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     """Scale each row to unit length; a zero row stays zero and gets zero gradient.
@@ -52,9 +60,7 @@ def _ordinary(square: Float[Tensor, "n 1"]) -> bool:
 
     On other devices than the CPU to ask would be to wait for the answer: there they never count as such.
     """
-    if square.device.type != "cpu":
-        return False
-    if torch.compiler.is_compiling():
+    if not at_once(square):
         return False
     most = 2.0**80 if square.dtype == torch.float32 else 2.0**600
     each = square.numpy()
@@ -111,7 +117,7 @@ def taken(x: Shaped[Tensor, "row *rest"], index: Int[Tensor, "*some"]) -> Tensor
 
 def read(x: Shaped[Tensor, ""]) -> float:
     """Return a number, by the way that no device is waited for where it lies on the CPU."""
-    if x.device.type != "cpu":
+    if not at_once(x):
         return float(x)
     x = x.detach()
     return float((x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy())
