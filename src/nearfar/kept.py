@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,7 +14,7 @@ from nearfar.similarity import Reduction
 from nearfar.similarity.dense.closed import Asked, reduced
 from nearfar.similarity.dense.reduce import logits, term
 from nearfar.similarity.reductions import CURVES, LogSumExp, Negated, threshold_of
-from nearfar.similarity.stable import taken
+from nearfar.similarity.stable import at_once, taken
 
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
 
@@ -170,13 +171,35 @@ class PositiveTable(Positives):
 
     @cached_property
     def listed(self) -> Int[Tensor, " positive"]:
-        """The places of the pairs in the table read row by row; the host waits for how many there are."""
+        """The places of the pairs in the table read row by row; a device is waited for to count them."""
+        if at_once(self.there):
+            return torch.from_numpy(np.flatnonzero(self.there.numpy()))
         return torch.nonzero(self.there.flatten()).squeeze(1)
+
+    @property
+    def held(self) -> Int[Tensor, " place"]:
+        """The same, and of few columns all places where a device would have to be waited for."""
+        if self.columns is None or at_once(self.there):
+            return self.listed
+        return torch.arange(self.there.numel(), device=self.there.device)
+
+    def short(self) -> "PositiveTable":
+        """Return the same pairs in as few columns as an anchor has pairs; a device is waited for, once."""
+        if self.columns is not None or torch.compiler.is_compiling():
+            return self
+        known = (self.there if at_once(self.there) else self.there.cpu()).numpy()
+        count = np.count_nonzero(known, axis=1)
+        there = np.arange(max(1, count.max(initial=0))) < count[:, None]
+        columns = np.zeros(there.shape, dtype=np.int64)
+        columns[there] = np.flatnonzero(known) % max(1, known.shape[1])
+        device = self.there.device
+        placed = torch.from_numpy(columns).to(device)
+        return PositiveTable(torch.from_numpy(there).to(device), self._all.gather(1, placed), placed)
 
     @property
     def some(self) -> bool | Tensor:
         """Whether there is a pair; a tensor where a device would have to be waited for."""
-        return bool(self.there.numpy().any()) if self.there.device.type == "cpu" else self.there.any()
+        return bool(self.there.numpy().any()) if at_once(self.there) else self.there.any()
 
     def owners(self, n: int) -> Callable[[], Bool[Tensor, " anchor"]]:  # noqa: ARG002, as of a list
         """Return what says, when it is asked, which anchors have a pair; it holds no similarities."""
@@ -252,9 +275,9 @@ class PositiveTable(Positives):
         return values.masked_fill(self.absent, torch.inf).argmin(1, keepdim=True)
 
     def spread(self, values: Tensor, empty: float) -> Tensor:
-        """Return a table with the values of the pairs that are ``listed``, and ``empty`` elsewhere."""
+        """Return a table with the values of the pairs that are ``held``, and ``empty`` elsewhere."""
         whole = values.new_full((self.there.numel(), *values.shape[1:]), empty)
-        return whole.index_copy(0, self.listed, values).view(*self.there.shape, *values.shape[1:])
+        return whole.index_copy(0, self.held, values).view(*self.there.shape, *values.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -232,7 +232,11 @@ class Arithmetic(nn.Module):
             name: as_number(value) if classes is None else taken(value, classes)
             for name, value in learned.items()
         }
-        pairs = pairs if self._entry.table else pairs.as_list()
+        table = self._entry.table
+        if not table:
+            pairs = pairs.as_list()
+        elif table is not True:
+            pairs = pairs.short(wait=table == "short")
         value = self._entry.function(pairs, *running, **{**self.settings, **own})
         if isinstance(value, tuple):
             return value

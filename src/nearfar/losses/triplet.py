@@ -7,7 +7,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, SoftplusSum
 
 
-@register_loss(reduction="mean_active", mined="mean_terms", table=True)
+@register_loss(reduction="mean_active", mined="mean_terms", table="short")
 def triplet(pairs: Pairs, *, margin: float = 0.2, soft: bool = False) -> Terms:
     """Ask that every positive be nearer than every negative, by a margin.
 
