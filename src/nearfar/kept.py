@@ -14,7 +14,7 @@ from nearfar.similarity import Reduction
 from nearfar.similarity.dense.closed import Asked, reduced
 from nearfar.similarity.dense.reduce import logits, term
 from nearfar.similarity.reductions import CURVES, LogSumExp, Negated, threshold_of
-from nearfar.similarity.stable import at_once, taken
+from nearfar.similarity.stable import at_once, places_in, taken
 
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
 
@@ -37,6 +37,12 @@ class Positives:
     def some(self) -> bool | Tensor:
         """Whether there is a pair."""
         return len(self.anchor) > 0
+
+    @cached_property
+    def on_host(self) -> tuple[Int[np.ndarray, " positive"], Int[np.ndarray, " positive"]]:
+        """Anchors and candidates where the host can read them; a device is waited for."""
+        anchor, candidate = torch.stack([self.anchor, self.candidate]).cpu().numpy()
+        return anchor, candidate
 
     def owners(self, n: int) -> Callable[[], Bool[Tensor, " anchor"]]:
         """Return what says, when it is asked, which of n anchors have a pair; it holds no similarities."""
@@ -105,23 +111,22 @@ class Positives:
         """Say which pair has its anchor's smallest value, the first among equals."""
         anchor = self.anchor
         lowest = self.reduce(values, "min", n)
-        place = torch.nonzero(values == lowest[anchor]).squeeze(1)
-        first = torch.full((n,), len(values), device=values.device)
-        first = first.scatter_reduce(0, anchor[place], place, "amin")
-        keep = torch.zeros_like(values, dtype=torch.bool)
-        keep[first[first < len(values)]] = True
-        return keep
+        place = torch.arange(len(values), device=values.device)
+        hit = torch.where(values == lowest[anchor], place, len(values))
+        first = torch.full((n,), len(values), device=values.device).scatter_reduce(0, anchor, hit, "amin")
+        return first[anchor] == place
 
     def _first_where_equal(self, values: Tensor, n: int, how: str, empty: float) -> Tensor:
         """Take each anchor's extreme value; its gradient goes to one pair, the first that attains it."""
         anchor, plain = self.anchor, values.detach()
         extreme = _segment(plain, anchor, n, how, empty)
-        hit = torch.nonzero(plain == extreme[anchor]).squeeze(1)
-        first = torch.full((n,), len(values), device=anchor.device)
-        first = first.scatter_reduce(0, anchor[hit], hit, "amin")
+        if not len(values):
+            return values.new_full((n,), empty)
+        place = torch.arange(len(values), device=anchor.device)
+        hit = torch.where(plain == extreme[anchor], place, len(values))
+        first = torch.full((n,), len(values), device=anchor.device).scatter_reduce(0, anchor, hit, "amin")
         some = first < len(values)
-        taken = values[first[some]]
-        return values.new_full((n,), empty).index_put((torch.nonzero(some).squeeze(1),), taken)
+        return torch.where(some, taken(values, first.clamp_max(len(values) - 1)), empty)
 
 
 class PositiveTable(Positives):
@@ -172,9 +177,14 @@ class PositiveTable(Positives):
     @cached_property
     def listed(self) -> Int[Tensor, " positive"]:
         """The places of the pairs in the table read row by row; a device is waited for to count them."""
-        if at_once(self.there):
-            return torch.from_numpy(np.flatnonzero(self.there.numpy()))
-        return torch.nonzero(self.there.flatten()).squeeze(1)
+        if torch.compiler.is_compiling():
+            return places_in(self.there.flatten())
+        return torch.from_numpy(self._places).to(self.there.device)
+
+    @cached_property
+    def _places(self) -> Int[np.ndarray, " positive"]:
+        """The same, on the host."""
+        return np.flatnonzero((self.there if at_once(self.there) else self.there.cpu()).numpy())
 
     @property
     def held(self) -> Int[Tensor, " place"]:
@@ -187,12 +197,11 @@ class PositiveTable(Positives):
         """Return the same pairs in as few columns as an anchor has pairs; a device is waited for, once."""
         if self.columns is not None or torch.compiler.is_compiling():
             return self
-        known = (self.there if at_once(self.there) else self.there.cpu()).numpy()
-        count = np.count_nonzero(known, axis=1)
+        (n, width), device = self.there.shape, self.there.device
+        count = np.bincount(self._places // max(1, width), minlength=n)
         there = np.arange(max(1, count.max(initial=0))) < count[:, None]
         columns = np.zeros(there.shape, dtype=np.int64)
-        columns[there] = np.flatnonzero(known) % max(1, known.shape[1])
-        device = self.there.device
+        columns[there] = self._places % max(1, width)
         placed = torch.from_numpy(columns).to(device)
         return PositiveTable(torch.from_numpy(there).to(device), self._all.gather(1, placed), placed)
 
@@ -210,7 +219,10 @@ class PositiveTable(Positives):
         """Return the pairs one by one."""
         k = max(1, self.there.shape[1])
         columns = self.listed % k if self.columns is None else self.columns.flatten()[self.listed]
-        return Positives(self.listed // k, columns, taken(self._all.flatten(), self.listed))
+        found = Positives(self.listed // k, columns, taken(self._all.flatten(), self.listed))
+        if self.columns is None and not torch.compiler.is_compiling():
+            found.__dict__["on_host"] = (self._places // k, self._places % k)
+        return found
 
     def where(self, keep: Bool[Tensor, "anchor k"] | Int[Tensor, "anchor few"]) -> "PositiveTable":
         """Return some of the pairs: those said, or those at some places of each row."""

@@ -102,10 +102,12 @@ def choose_some(
     Returns:
         The chosen classes in order, and each anchor's place among them.
     """
-    present = torch.unique(place)
-    count = max(math.ceil(share * classes), len(present))
+    count = math.ceil(share * classes)
+    if count < len(place):
+        present = np.unique(place.numpy()) if at_once(place) else torch.unique(place)
+        count = max(count, len(present))
     every = torch.arange(classes, device=place.device)
     drawn = mixed(every ^ key_of(None))
-    drawn[present] = -(2**63)
+    drawn.index_fill_(0, place, -(2**63))
     chosen = drawn.topk(count, largest=False, sorted=False).indices.sort().values
     return chosen, torch.searchsorted(chosen, place)

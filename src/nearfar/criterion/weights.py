@@ -9,6 +9,7 @@ from torch import Tensor
 from nearfar.criterion.class_weights import ClassWeights
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels, shown
+from nearfar.similarity.stable import read
 
 
 def check_weights(weights: Any, n: int) -> None:
@@ -25,7 +26,7 @@ def check_weights(weights: Any, n: int) -> None:
             f"but there are {n} embeddings; give one weight for each anchor, as a tensor."
         )
     good = (weights >= 0) & weights.isfinite()
-    if not bool(good.all()):
+    if not read(good.all()):
         wrong = float(weights.detach()[~good][0])
         if not isfinite(wrong):
             raise NearfarError(f"weights must be finite; got {wrong:g}.")

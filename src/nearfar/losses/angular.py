@@ -23,7 +23,7 @@ from nearfar.similarity.stored import Columns
 Listed = Int[np.ndarray, " positive"]
 
 
-@register_loss(reduction="mean_terms", needs="positive")
+@register_loss(reduction="mean_terms", needs="positive", table=True)
 def angular(pairs: Pairs, *, alpha: float = 40.0) -> Terms:
     """Keep the angle at which a negative sees a positive pair below α.
 
@@ -55,6 +55,7 @@ def angular(pairs: Pairs, *, alpha: float = 40.0) -> Terms:
             f"angular is made of inner products; use similarity='cosine' or 'dot', not {pairs.measure!r}."
         )
     refuse_thresholds(pairs, "angular")
+    pairs = pairs.as_list() if pairs.chosen is None else pairs.short()
     square = tan(radians(alpha)) ** 2
     push = _negatives(pairs, 4 * square)
     value = softplus(push - 2 * (1 + square) * pairs.positives.similarity)
@@ -65,12 +66,13 @@ def angular(pairs: Pairs, *, alpha: float = 40.0) -> Terms:
     )
 
 
-def _negatives(pairs: Pairs, scale: float) -> Float[Tensor, " positive"]:
+def _negatives(pairs: Pairs, scale: float) -> Float[Tensor, "*positive"]:
     """log Σ_{n∈N_i} exp(a (x_i + x_p)·x_n) for each positive pair (i, p)."""
     columns = named_negatives(pairs)
     if columns is not None:
         both = from_anchor(pairs, columns) + from_positive(pairs, columns)
-        return logsumexp(scale * both, columns >= 0)
+        there = (columns >= 0).flatten(0, -2)
+        return logsumexp(scale * both.flatten(0, -2), there).view(columns.shape[:-1])
     anchor, candidate, back = _distinct(pairs)
     device = pairs.block.anchors.device
     turns = [
@@ -88,7 +90,7 @@ def _distinct(pairs: Pairs) -> tuple[Listed, Listed, Listed | None]:
         Anchors and candidates ordered by anchor, and where each positive pair is in them; on the host, which
         lists one turn after the other.
     """
-    anchor, candidate = torch.stack([pairs.positives.anchor, pairs.positives.candidate]).cpu().numpy()
+    anchor, candidate = pairs.positives.on_host
     relation = pairs.block.relation
     if not (relation.symmetric and relation.anchor_ids is None and isinstance(relation.kinship, SameClass)):
         return anchor, candidate, None

@@ -1,7 +1,8 @@
 """Functions whose textbook form overflows, cancels or divides by zero, in a form that does not."""
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 AT_ONCE = ("cpu",)
@@ -113,6 +114,13 @@ def taken(x: Shaped[Tensor, "row *rest"], index: Int[Tensor, "*some"]) -> Tensor
     The gradient of indexing is added up by all threads at once, in whatever order they come.
     """
     return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])
+
+
+def places_in(mask: Bool[Tensor, " n"]) -> Int[Tensor, " some"]:
+    """Return where a mask is true; a device is waited for, since the host must know how many that are."""
+    if at_once(mask):
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return torch.nonzero(mask).squeeze(1)
 
 
 def read(x: Shaped[Tensor, ""]) -> float:
