@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.callers import level
@@ -75,6 +75,18 @@ class Notices:
                 raise NearfarError(unknown_label(label, classes, name, " of the last batch"))
 
         self._bring(torch.where(unknown, labels.long(), NONE).amax(), refuse)
+
+    def look_for_wrong_weights(self, weights: Float[Tensor, " n"]) -> None:
+        """Refuse, at the next batch, weights that are negative or not finite."""
+
+        def refuse(wrong: int) -> None:
+            if wrong:
+                raise NearfarError(
+                    f"{wrong} of the {len(weights)} weights of the last batch were negative or not finite; "
+                    "give 0 to leave an anchor out."
+                )
+
+        self._bring((~((weights >= 0) & weights.isfinite())).sum(), refuse)
 
     def listen(self) -> None:
         """Tell what has come of earlier batches."""
