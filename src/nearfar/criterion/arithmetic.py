@@ -232,11 +232,8 @@ class Arithmetic(nn.Module):
             name: as_number(value) if classes is None else taken(value, classes)
             for name, value in learned.items()
         }
-        table = self._entry.table
-        if not table:
-            pairs = pairs.as_list()
-        elif table is not True:
-            pairs = pairs.short(wait=table == "short")
+        if (table := self._entry.table) is not True:
+            pairs = pairs.short(wait=table == "short") if table else pairs.as_list()
         value = self._entry.function(pairs, *running, **{**self.settings, **own})
         if isinstance(value, tuple):
             return value

@@ -126,15 +126,16 @@ def _ranked_positive(
     pairs: Pairs, over: Over, keep: float, ranking: Ranking, from_top: bool
 ) -> Float[Tensor, " anchor"]:
     kept, count = pairs.positives, counts(pairs)
-    s, table = kept.similarity.detach(), isinstance(kept, PositiveTable)
+    s = kept.similarity.detach()
     if not s.numel():
         return s.new_full((len(count),), -inf)
-    s = s.masked_fill(kept.absent, -inf) if table else s
+    if isinstance(kept, PositiveTable):
+        s = s.masked_fill(kept.absent, -inf)
     if over == "batch":
         place = _rank(count.sum(), keep, ranking, from_top) - 1
         return taken(s.flatten().sort(descending=True).values, place[None]).expand(len(count))
     place = _rank(count, keep, ranking, from_top) - 1
-    if table:
+    if s.ndim == 2:
         return s.sort(1, descending=True).values.gather(1, place[:, None]).squeeze(1)
     place = (place + count.cumsum(0) - count).clamp_max(len(s) - 1)
     return taken(s[ascending(pairs, -s)], place).masked_fill(count == 0, -inf)

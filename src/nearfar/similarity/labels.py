@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from nearfar.similarity.stable import places_in, read, repeated
+
 MANY = 8
 """Candidates for each anchor from which only those of the anchors' classes are put in order."""
 
@@ -80,7 +82,7 @@ class SameClass:
         return self.anchors.device
 
     def count(self) -> int:
-        return int(self._range[1].sum())
+        return int(read(self._range[1].sum()))
 
     @property
     def sizes(self) -> Int[Tensor, " anchor"]:
@@ -90,7 +92,7 @@ class SameClass:
     def pairs(self) -> PairList:
         _, by_label = self._sorted
         first, count = self._range
-        anchor = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+        anchor = repeated(count)
         place = torch.arange(len(anchor), device=count.device) - (count.cumsum(0) - count)[anchor]
         return anchor, by_label[first[anchor] + place]
 
@@ -255,7 +257,7 @@ def _perhaps_among(many: Int[Tensor, " m"], few: Int[Tensor, " n"]) -> Int[Tenso
 
     seen = torch.zeros(2**16, dtype=torch.bool, device=few.device)
     seen[place(few)] = True
-    return torch.nonzero(seen[place(many)]).squeeze(1)
+    return places_in(seen[place(many)])
 
 
 def _first_tag(tags: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nearfar.similarity.labels import Kinship, PairList, SameClass, matches
+from nearfar.similarity.stable import places_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +50,14 @@ class Relation:
             out |= self.own[anchor] == candidate
         if self.anchor_ids is not None and self.candidate_ids is not None:
             out |= self.anchor_ids[anchor] == self.candidate_ids[candidate]
-        return anchor[~out], candidate[~out]
+        kept = places_in(~out)
+        return anchor[kept], candidate[kept]
 
     def not_negative(self) -> PairList:
         """List every pair that is no negative: of one kind or never compared. A pair may come twice."""
         lists = [self.kinship.pairs()]
         if self.own is not None:
-            anchor = torch.nonzero(self.own >= 0).squeeze(1)
+            anchor = places_in(self.own >= 0)
             lists.append((anchor, self.own[anchor]))
         if self.anchor_ids is not None and self.candidate_ids is not None:
             lists.append(matches(self.anchor_ids, self.candidate_ids))
@@ -67,7 +69,7 @@ class Relation:
         mask = ~self.kinship.mask(rows)
         if self.own is not None:
             own = self.own[rows]
-            there = torch.nonzero(own >= 0).squeeze(1)
+            there = places_in(own >= 0)
             mask[there, own[there]] = False
         if self.anchor_ids is not None and self.candidate_ids is not None:
             mask &= self.anchor_ids[rows, None] != self.candidate_ids[None, :]

@@ -123,6 +123,13 @@ def places_in(mask: Bool[Tensor, " n"]) -> Int[Tensor, " some"]:
     return torch.nonzero(mask).squeeze(1)
 
 
+def repeated(counts: Int[Tensor, " n"]) -> Int[Tensor, " some"]:
+    """Return 0, 1, 2, …, each as often as its count says; a device is waited for."""
+    if at_once(counts):
+        return torch.from_numpy(np.repeat(np.arange(len(counts)), counts.numpy()))
+    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+
+
 def read(x: Shaped[Tensor, ""]) -> float:
     """Return a number, by the way that no device is waited for where it lies on the CPU."""
     if not at_once(x):
