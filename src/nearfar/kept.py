@@ -51,7 +51,8 @@ class Positives:
 
     def where(self, keep: Bool[Tensor, " positive"]) -> "Positives":
         """Return some of the pairs."""
-        return Positives(self.anchor[keep], self.candidate[keep], self.similarity[keep])
+        kept = places_in(keep)
+        return Positives(self.anchor[kept], self.candidate[kept], taken(self.similarity, kept))
 
     def detach(self) -> "Positives":
         """Return the same pairs without gradient."""
@@ -302,7 +303,7 @@ class Chosen:
     def where(self, keep: Bool[Tensor, "*positive"] | Int[Tensor, "anchor few"]) -> "Chosen":
         """Return those of some of the positive pairs, as a list or a table of them is narrowed."""
         if self.columns.ndim == 2:
-            return Chosen(self.columns[keep], self.per)
+            return Chosen(self.columns[places_in(keep)], self.per)
         if keep.dtype == torch.bool:
             return self
         return Chosen(self.columns.gather(1, keep[..., None]), self.per)

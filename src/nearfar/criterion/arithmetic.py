@@ -216,7 +216,7 @@ class Arithmetic(nn.Module):
             return None
         if self.mining is not None and not self.mining.separable:
             return None
-        positives = relation.kinship.count()
+        positives = relation.on_host.kinship.count()
         if positives <= MOST_POSITIVES:
             return None
         return max(1, n * MOST_POSITIVES // positives)

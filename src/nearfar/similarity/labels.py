@@ -103,8 +103,10 @@ class SameClass:
     def order(self) -> tuple[Tensor, Tensor]:
         """Order class by class, in the order in which the candidates' classes first appear."""
         labels, by_label = self.candidates.sort(stable=True)
-        classes, run = torch.unique_consecutive(labels, return_inverse=True)
-        start = torch.searchsorted(run, torch.arange(len(classes), device=run.device))
+        begins = torch.ones_like(labels, dtype=torch.bool)
+        begins[1:] = labels[1:] != labels[:-1]
+        start, run = places_in(begins), begins.cumsum(0) - 1
+        classes = labels[start]
         # The sort is stable: the first of a run is the first of its class.
         rank = torch.argsort(torch.argsort(by_label[start]))
         candidates = by_label[torch.argsort(rank[run], stable=True)]

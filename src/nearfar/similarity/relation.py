@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nearfar.similarity.labels import Kinship, PairList, SameClass, matches
-from nearfar.similarity.stable import places_in
+from nearfar.similarity.stable import at_once, places_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,31 @@ class Relation:
             return torch.arange(self.kinship.size, device=self.kinship.device)
         return self.own_columns
 
+    @cached_property
+    def on_host(self) -> "Relation":
+        """The same, by class, where the host can find out what lies where; a device is waited for, once."""
+        kinship = self.kinship
+        if not isinstance(kinship, SameClass) or at_once(kinship.anchors) or torch.compiler.is_compiling():
+            return self
+        given = (kinship.anchors, kinship.candidates, self.own_columns, self.anchor_ids, self.candidate_ids)
+        anchors, candidates, own, ids, candidate_ids = _brought(*given)
+        assert anchors is not None
+        assert candidates is not None
+        host = replace(
+            self,
+            kinship=SameClass(anchors, candidates),
+            own_columns=own,
+            anchor_ids=ids,
+            candidate_ids=candidate_ids,
+        )
+        host.__dict__["on_host"] = host
+        return host
+
     def positives(self) -> PairList:
         """List the positive pairs (anchor, candidate), ordered by anchor, then by candidate."""
+        if self.on_host is not self:
+            anchor, candidate = self.on_host.positives()
+            return anchor.to(self.kinship.device), candidate.to(self.kinship.device)
         anchor, candidate = self.kinship.pairs()
         out = torch.zeros_like(anchor, dtype=torch.bool)
         if self.own is not None:
@@ -123,3 +146,11 @@ class Relation:
             candidate_ids=None if self.candidate_ids is None else self.candidate_ids[some],
             symmetric=False,
         )
+
+
+def _brought(*given: Int[Tensor, " n"] | None) -> list[Int[Tensor, " n"] | None]:
+    """Return the same numbers on the host, in one transfer; what is given twice is one tensor there, too."""
+    some = {id(x): x for x in given if x is not None}
+    every = torch.cat([x.long() for x in some.values()]).cpu()
+    found = dict(zip(some, every.split([len(x) for x in some.values()]), strict=True))
+    return [None if x is None else found[id(x)] for x in given]
