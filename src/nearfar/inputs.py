@@ -9,6 +9,7 @@ from torch import Tensor
 from nearfar.errors import NearfarError
 from nearfar.similarity.labels import Kinship, Listed, Relevance, SameClass, SharedTag
 from nearfar.similarity.relation import Relation
+from nearfar.similarity.stable import read
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -127,7 +128,7 @@ def _checked(labels: Any, count: int, name: str, items: str) -> Tensor:
     check_labels(labels, count, name, items)
     if labels.ndim == 1:
         return labels.long().contiguous()
-    if not ((labels == 0) | (labels == 1)).all():
+    if not read(((labels == 0) | (labels == 1)).all()):
         raise NearfarError(f"{name} of shape [n, tag] must hold only 0 and 1; got {shown(labels)}.")
     return labels.bool().contiguous()
 
@@ -139,7 +140,7 @@ def _listed(relevance: Relevance, count: int, candidate_count: int, both_ways: b
         raise NearfarError(f"Relevance takes whole numbers of shape [k, 2], (anchor, candidate); got {got}.")
     limits = pairs.new_tensor([count, candidate_count])
     outside = ((pairs < 0) | (pairs >= limits)).any(1)
-    if outside.any():
+    if read(outside.any()):
         raise NearfarError(
             f"Relevance names the pair {tuple(pairs[outside][0].tolist())}, but there are {count} anchors "
             f"and {candidate_count} candidates, counted from 0."
@@ -176,11 +177,13 @@ def check_own(own: Any, count: int, candidate_count: int) -> None:
     if own is None:
         return
     check_whole_numbers(own, count, "own")
-    if len(own) and (int(own.min()) < -1 or int(own.max()) >= candidate_count):
-        raise NearfarError(
-            f"own must be rows of the {candidate_count} candidates, or -1 for none; "
-            f"got {int(own.min())} to {int(own.max())}."
-        )
+    if len(own):
+        least, most = (int(read(end)) for end in own.aminmax())
+        if least < -1 or most >= candidate_count:
+            raise NearfarError(
+                f"own must be rows of the {candidate_count} candidates, or -1 for none; got {least} to "
+                f"{most}."
+            )
 
 
 def shown(x: Tensor) -> str:

@@ -15,7 +15,7 @@ from nearfar.similarity.dense.closed import Asked, reduced
 from nearfar.similarity.dense.matrix import DenseBlock
 from nearfar.similarity.dense.reduce import logits, term
 from nearfar.similarity.reductions import CURVES, LogSumExp, Negated, threshold_of
-from nearfar.similarity.stable import taken
+from nearfar.similarity.stable import at_once, places_in, taken
 
 Reduce = Literal["sum", "max", "min", "logsumexp", "count"]
 
@@ -44,6 +44,12 @@ class Positives:
         """Their similarities without gradient; in a table, any number where there is no pair."""
         return self.similarity.detach()
 
+    @once
+    def on_host(self) -> tuple[Int[np.ndarray, " positive"], Int[np.ndarray, " positive"]]:
+        """Anchors and candidates where the host can read them; a device is waited for."""
+        anchor, candidate = torch.stack([self.anchor, self.candidate]).cpu().numpy()
+        return anchor, candidate
+
     def owners(self, n: int) -> Callable[[], Bool[Tensor, " anchor"]]:
         """Return what says, when it is asked, which of n anchors have a pair; it holds no similarities."""
         anchor = self.anchor
@@ -51,7 +57,8 @@ class Positives:
 
     def where(self, keep: Bool[Tensor, " positive"]) -> "Positives":
         """Return some of the pairs."""
-        return Positives(self.anchor[keep], self.candidate[keep], self.similarity[keep])
+        kept = places_in(keep)
+        return Positives(self.anchor[kept], self.candidate[kept], taken(self.similarity, kept))
 
     def detach(self) -> "Positives":
         """Return the same pairs without gradient."""
@@ -111,23 +118,22 @@ class Positives:
         """Say which pair has its anchor's smallest value, the first among equals."""
         anchor = self.anchor
         lowest = self.reduce(values, "min", n)
-        place = torch.nonzero(values == lowest[anchor]).squeeze(1)
-        first = torch.full((n,), len(values), device=values.device)
-        first = first.scatter_reduce(0, anchor[place], place, "amin")
-        keep = torch.zeros_like(values, dtype=torch.bool)
-        keep[first[first < len(values)]] = True
-        return keep
+        place = torch.arange(len(values), device=values.device)
+        hit = torch.where(values == lowest[anchor], place, len(values))
+        first = torch.full((n,), len(values), device=values.device).scatter_reduce(0, anchor, hit, "amin")
+        return first[anchor] == place
 
     def _first_where_equal(self, values: Tensor, n: int, how: str, empty: float) -> Tensor:
         """Take each anchor's extreme value; its gradient goes to one pair, the first that attains it."""
         anchor, plain = self.anchor, values.detach()
         extreme = _segment(plain, anchor, n, how, empty)
-        hit = torch.nonzero(plain == extreme[anchor]).squeeze(1)
-        first = torch.full((n,), len(values), device=anchor.device)
-        first = first.scatter_reduce(0, anchor[hit], hit, "amin")
+        if not len(values):
+            return values.new_full((n,), empty)
+        place = torch.arange(len(values), device=anchor.device)
+        hit = torch.where(plain == extreme[anchor], place, len(values))
+        first = torch.full((n,), len(values), device=anchor.device).scatter_reduce(0, anchor, hit, "amin")
         some = first < len(values)
-        taken = values[first[some]]
-        return values.new_full((n,), empty).index_put((torch.nonzero(some).squeeze(1),), taken)
+        return torch.where(some, taken(values, first.clamp_max(len(values) - 1)), empty)
 
 
 class PositiveTable(Positives):
@@ -190,13 +196,39 @@ class PositiveTable(Positives):
 
     @once
     def listed(self) -> Int[Tensor, " positive"]:
-        """The places of the pairs in the table read row by row; the host waits for how many there are."""
-        return torch.nonzero(self.there.flatten()).squeeze(1)
+        """The places of the pairs in the table read row by row; a device is waited for to count them."""
+        if torch.compiler.is_compiling():
+            return places_in(self.there.flatten())
+        return torch.from_numpy(self._places).to(self.absent.device)
+
+    @once
+    def _places(self) -> Int[np.ndarray, " positive"]:
+        """The same, on the host."""
+        return np.flatnonzero(~(self.absent if at_once(self.absent) else self.absent.cpu()).numpy())
+
+    @property
+    def held(self) -> Int[Tensor, " place"]:
+        """The same, and of few columns all places where a device would have to be waited for."""
+        if self.columns is None or at_once(self.absent):
+            return self.listed
+        return torch.arange(self.absent.numel(), device=self.absent.device)
+
+    def short(self) -> "PositiveTable":
+        """Return the same pairs in as few columns as an anchor has pairs; a device is waited for, once."""
+        if self.columns is not None or torch.compiler.is_compiling():
+            return self
+        (n, width), device = self.absent.shape, self.absent.device
+        count = np.bincount(self._places // max(1, width), minlength=n)
+        there = np.arange(max(1, count.max(initial=0))) < count[:, None]
+        columns = np.zeros(there.shape, dtype=np.int64)
+        columns[there] = self._places % max(1, width)
+        placed = torch.from_numpy(columns).to(device)
+        return PositiveTable(torch.from_numpy(~there).to(device), self._all.gather(1, placed), placed)
 
     @property
     def some(self) -> bool | Tensor:
         """Whether there is a pair; a tensor where a device would have to be waited for."""
-        if self.absent.device.type != "cpu":
+        if not at_once(self.absent):
             return self.there.any()
         return not np.logical_and.reduce(self.absent.numpy().ravel())
 
@@ -209,7 +241,10 @@ class PositiveTable(Positives):
         """Return the pairs one by one."""
         k = max(1, self.absent.shape[1])
         columns = self.listed % k if self.columns is None else self.columns.flatten()[self.listed]
-        return Positives(self.listed // k, columns, taken(self._all.flatten(), self.listed))
+        found = Positives(self.listed // k, columns, taken(self._all.flatten(), self.listed))
+        if self.columns is None and not torch.compiler.is_compiling():
+            found.__dict__["on_host"] = (self._places // k, self._places % k)
+        return found
 
     def where(self, keep: Bool[Tensor, "anchor k"] | Int[Tensor, "anchor few"]) -> "PositiveTable":
         """Return some of the pairs: those said, or those at some places of each row."""
@@ -275,9 +310,9 @@ class PositiveTable(Positives):
         return values.masked_fill(self.absent, torch.inf).argmin(1, keepdim=True)
 
     def spread(self, values: Tensor, empty: float) -> Tensor:
-        """Return a table with the values of the pairs that are ``listed``, and ``empty`` elsewhere."""
+        """Return a table with the values of the pairs that are ``held``, and ``empty`` elsewhere."""
         whole = values.new_full((self.absent.numel(), *values.shape[1:]), empty)
-        return whole.index_copy(0, self.listed, values).view(*self.absent.shape, *values.shape[1:])
+        return whole.index_copy(0, self.held, values).view(*self.absent.shape, *values.shape[1:])
 
 
 @dataclass(eq=False)
@@ -290,7 +325,7 @@ class Chosen:
     def where(self, keep: Bool[Tensor, "*positive"] | Int[Tensor, "anchor few"]) -> "Chosen":
         """Return those of some of the positive pairs, as a list or a table of them is narrowed."""
         if self.columns.ndim == 2:
-            return Chosen(self.columns[keep], self.per)
+            return Chosen(self.columns[places_in(keep)], self.per)
         if keep.dtype == torch.bool:
             return self
         return Chosen(self.columns.gather(1, keep[..., None]), self.per)

@@ -23,6 +23,7 @@ from nearfar.similarity import (
 from nearfar.similarity.dense.matrix import DenseBlock
 from nearfar.similarity.interval import EVERYTHING, Interval
 from nearfar.similarity.reductions import Negated, empty_of, held_against
+from nearfar.similarity.stable import at_once
 from nearfar.similarity.stored import Stored
 
 
@@ -154,6 +155,25 @@ class Pairs:
         if chosen is not None and chosen.per == "positive":
             chosen = Chosen(chosen.columns.flatten(0, 1).index_select(0, kept.listed), "positive")
         return Pairs(self.block, kept.as_list(), self.interval, chosen)
+
+    def short(self, *, wait: bool = True) -> "Pairs":
+        """Return the same comparisons, a table of positives in as few columns as an anchor has positives.
+
+        Args:
+            wait: wait for a device to know how many that are; else only where nobody has to wait.
+        """
+        kept = self.positives
+        if not isinstance(kept, PositiveTable) or not (wait or at_once(kept.absent)):
+            return self
+        few, chosen = kept.short(), self.chosen
+        if few is not kept and chosen is not None and chosen.per == "positive":
+            chosen = chosen.where(few.candidate)
+        return Pairs(self.block, few, self.interval, chosen)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether positives are in a table of few columns."""
+        return isinstance(self.positives, PositiveTable) and self.positives.columns is not None
 
     def __len__(self) -> int:
         """Return the number of anchors."""
@@ -311,12 +331,10 @@ class Pairs:
         if not isinstance(kept, PositiveTable):
             return self.block.stream(self.interval, kept.anchor, reductions)
         # What has a value for each positive pair needs a row of negatives for each: those that there are.
-        owners, listed = kept.absent, []
-        for reduction in reductions:
-            if reduction.per == "positive":
-                owners = kept.listed // max(1, kept.there.shape[1])
-                reduction = held_against(reduction, kept.listed)  # noqa: PLW2901, the same with fewer thresholds
-            listed.append(reduction)
+        if all(reduction.per != "positive" for reduction in reductions):
+            return self.block.stream(self.interval, kept.absent, reductions)
+        owners = kept.held // max(1, kept.absent.shape[1])
+        listed = [held_against(r, kept.held) if r.per == "positive" else r for r in reductions]
         found = self.block.stream(self.interval, owners, listed)
         return tuple(
             kept.spread(value, empty_of(reduction)) if reduction.per == "positive" else value

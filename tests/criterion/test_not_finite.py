@@ -28,6 +28,7 @@ from nearfar.similarity import (
     Sample,
     TopK,
 )
+from nearfar.similarity.stable import at_once
 from problems import BACKENDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
@@ -48,7 +49,7 @@ labels = torch.arange(8) // 2
 def judged(request, monkeypatch):
     """As on a device whose numbers are read at once, and as on one that nobody waits for."""
     if request.param == "on the device":
-        monkeypatch.setattr(finite, "AT_ONCE", ())
+        monkeypatch.setattr(finite, "at_once", lambda _: False)
 
 
 def create(name: str, **settings: Any) -> Loss:
@@ -105,7 +106,7 @@ def test_every_loss_with_every_rule(name, place, monkeypatch):
     """One row or all of them; a rule on one of the backends; losses in turns as on a device nobody waits for."""
     turn = crc32(name.encode()) + place
     if turn % 2:
-        monkeypatch.setattr(finite, "AT_ONCE", ())
+        monkeypatch.setattr(finite, "at_once", lambda _: False)
     assert each_rule(name, BACKENDS[place], None, turn + place, 2)
     for k in range(turn % 3, len(RULES), 3):
         each_rule(name, BACKENDS[place], RULES[k], turn + k, 1)
@@ -124,8 +125,8 @@ def test_nobody_waits_for_the_device(name, judged, monkeypatch):
     """What is finite stays as it is, to the last bit, also where that is not known when the arithmetic begins."""
     settings = {"backend": "tiled" if name < "m" else "dense", **SETTINGS.get(name, {})}
     found = []
-    for devices in (finite.AT_ONCE, ("cpu",)):
-        monkeypatch.setattr(finite, "AT_ONCE", devices)
+    for asked in (finite.at_once, at_once):
+        monkeypatch.setattr(finite, "at_once", asked)
         loss, x = create(name, **settings), vectors().requires_grad_()
         value = loss(x, labels)
         found.append((value, *torch.autograd.grad(value, [x, *loss.parameters()])))

@@ -2,40 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import nearfar
+from counting import counted
 from nearfar.criterion import classes
 from nearfar.errors import NearfarError
 from proxy_problems import EVERY
 
-WAITS = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "repeat_interleave", "is_nonzero"}
 COUNTED = ["arcface", "cosface", "normalized_softmax", "proxy_anchor"]
-
-
-class Watch(TorchDispatchMode):
-    """Counts operations, and names those whose result the host has to wait for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count, self.waits = 0, []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        name = func.overloadpacket.__name__
-        by_mask = name.startswith("index") and any(
-            isinstance(x, Tensor) and x.dtype == torch.bool
-            for x in (args[1] if isinstance(args[1], list | tuple) else ())
-            if x is not None
-        )
-        if name in WAITS or by_mask:
-            self.waits.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def batch(n: int = 128, dim: int = 128) -> tuple[Tensor, Tensor]:
@@ -47,10 +25,10 @@ def batch(n: int = 128, dim: int = 128) -> tuple[Tensor, Tensor]:
 def test_few_operations_and_no_wait(name: str) -> None:
     loss, (x, labels) = nearfar.losses.create(name, classes=32, dim=128), batch()
     loss(x, labels).backward()
-    with Watch() as watch:
+    with counted() as watch:
         loss(x, labels).backward()
     assert not watch.waits
-    assert watch.count <= 130
+    assert watch.operations <= 130
 
 
 @contextmanager
@@ -92,7 +70,7 @@ def test_a_label_of_no_class(known: list[int], wrong: int) -> None:
 
 
 def test_a_label_of_no_class_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classes, "AT_ONCE", ())
+    monkeypatch.setattr(classes, "at_once", lambda _: False)
     loss = nearfar.losses.create("arcface", classes=3, dim=8)
     x = torch.randn(4, 8, requires_grad=True)
     good = torch.tensor([0, 1, 2, 0])

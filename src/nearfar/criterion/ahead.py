@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.similarity.stable import full_precision
+from nearfar.similarity.stable import at_once, full_precision, read
 
 
 def with_gradient(value: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> Tensor:
@@ -48,7 +48,7 @@ class _WithGradient(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         (upstream,) = grad_outputs
-        plain = upstream.device.type == "cpu" and upstream == 1  # the usual case: no second copy
+        plain = at_once(upstream) and read(upstream) == 1  # the usual case: no second copy
         pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         return (
             None,

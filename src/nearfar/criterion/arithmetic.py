@@ -220,7 +220,7 @@ class Arithmetic(nn.Module):
             return None
         if self.mining is not None and not self.mining.separable:
             return None
-        positives = relation.kinship.count()
+        positives = relation.on_host.kinship.count()
         if positives <= MOST_POSITIVES:
             return None
         return max(1, n * MOST_POSITIVES // positives)
@@ -238,7 +238,9 @@ class Arithmetic(nn.Module):
                 name: as_number(value) if classes is None else taken(value, classes)
                 for name, value in learned.items()
             }
-        value = entry.function(pairs if entry.table else pairs.as_list(), *running, **settings)
+        if (table := entry.table) is not True:
+            pairs = pairs.short(wait=table == "short") if table else pairs.as_list()
+        value = entry.function(pairs, *running, **settings)
         if isinstance(value, tuple):
             return value
         if isinstance(value, Terms):

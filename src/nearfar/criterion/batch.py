@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.inputs import Labels
+from nearfar.similarity.stable import places_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def _others(
     of_rows = (rows, *(x for x in more if x is not None))
     if any(not isinstance(x, Tensor) or not x.ndim or len(x) != len(labels) for x in of_rows):
         return None
-    return torch.nonzero(labels.ne(unlabelled)).squeeze(1)
+    return places_in(labels.ne(unlabelled))
 
 
 def _taken(x: Tensor | None, kept: Tensor) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nearfar.criterion.fixed import keep_fixed
 from nearfar.errors import NearfarError
 from nearfar.printable import quoted
+from nearfar.similarity.stable import read
 
 
 class ClassWeights(nn.Module):
@@ -75,7 +76,7 @@ class ClassWeights(nn.Module):
         known = (
             self.labels[place] == labels if len(self.labels) else torch.zeros_like(labels, dtype=torch.bool)
         )
-        if not self.named and not bool(known.all()):
+        if not self.named and not read(known.all()):
             raise NearfarError(
                 f"label {int(labels[~known][0])} has no weight: class_weights has {len(self.labels)}, one "
                 "for each class. Name the classes that differ from 1 instead: {label: weight}."

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nearfar.criterion.finite import AT_ONCE
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels
 from nearfar.mining.counter import key_of, mixed
 from nearfar.similarity.classes.own import subset
+from nearfar.similarity.stable import at_once
 
 
 @dataclass(eq=False)
@@ -68,7 +68,7 @@ def find(
         NearfarError: if a label is not among them, and nobody has to wait to see that.
     """
     labels = labels.long()
-    if labels.device.type not in AT_ONCE or torch.compiler.is_compiling():
+    if not at_once(labels):
         place = torch.searchsorted(class_labels, labels).clamp_max(len(class_labels) - 1)
         return place, class_labels[place] != labels
     given, known = labels.numpy(), class_labels.numpy()
@@ -102,10 +102,12 @@ def choose_some(
     Returns:
         The chosen classes in order, and each anchor's place among them.
     """
-    present = torch.unique(place)
-    count = max(math.ceil(share * classes), len(present))
+    count = math.ceil(share * classes)
+    if count < len(place):
+        present = np.unique(place.numpy()) if at_once(place) else torch.unique(place)
+        count = max(count, len(present))
     every = torch.arange(classes, device=place.device)
     drawn = mixed(every ^ key_of(None))
-    drawn[present] = -(2**63)
+    drawn.index_fill_(0, place, -(2**63))
     chosen = drawn.topk(count, largest=False, sorted=False).indices.sort().values
     return chosen, torch.searchsorted(chosen, place)

@@ -125,7 +125,8 @@ def among_own(compared: Comparison, batch: Batch, rows: Int[Tensor, " anchor"] |
         labels, ids = labels[rows], None if ids is None else ids[rows]
     with torch.no_grad():
         x = compared.anchors.detach()
-        return Pairs.of(x, x, relate(len(x), labels, ids=ids), compared.measure, compared.backend)
+        relation = relate(len(x), labels, ids=ids)
+        return Pairs.of(x, x, relation, compared.measure, compared.backend, table=True)
 
 
 def _seen(view: View | None, similarity: Measure, rows: Tensor) -> Tensor:

@@ -15,10 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar.criterion.batch import Batch
-from nearfar.similarity.stable import read
-
-AT_ONCE = ("cpu",)
-"""Devices whose numbers can be read without waiting for them."""
+from nearfar.similarity.stable import at_once, read
 
 
 @dataclass(eq=False)
@@ -76,7 +73,7 @@ def judge(given: Iterable[Tensor | None]) -> Verdict:
     """Look at all that a loss is given and may learn by, once."""
     # The ends of a tensor are NaN or infinite if anything in it is, and one pass without a copy.
     ends = [end for x in given if x is not None and x.numel() for end in torch.aminmax(x.detach())]
-    if torch.compiler.is_compiling() or not all(end.device.type in AT_ONCE for end in ends):
+    if not all(at_once(end) for end in ends):
         return Verdict(torch.stack(ends).mul(0.0).sum() + 1.0)
     return verdict(all(isfinite(read(end)) for end in ends))
 

@@ -24,6 +24,7 @@ from nearfar.distributed.ring import Ring
 from nearfar.memory import CrossBatchMemory
 from nearfar.similarity import choose
 from nearfar.similarity.classes.ranks import Apart
+from nearfar.similarity.stable import at_once
 from nearfar.similarity.tiled.block import TiledBlock
 
 
@@ -33,18 +34,20 @@ class General(Arithmetic):
     def compared(self, batch: Batch, memory: CrossBatchMemory | None) -> Shaped[Tensor, "..."]:
         """Return the loss of a batch, where it lies."""
         embeddings, kept = batch.embeddings, None
+        self.notices.listen()
         if self.unlabelled is not None:
             batch, kept = batch.labelled(self.unlabelled)
         if self.shard is not None:
             self.shard.check(self.name)
         if self.across_ranks and world_size() > 1:
             across = self._meet_ranks(batch, memory)
-            judged = across.everyone.verdict
+            judged = self._weighed(across.everyone.verdict, across.everyone.batch)
             with across.same_draws(self._draws):
                 result = self._value(across.everyone.batch, batch, memory, across, judged)
         else:
             check_call(self.name, self._entry, batch)
             judged = judge((batch.embeddings, batch.candidates, batch.weights, *self.numbers))
+            judged = self._weighed(judged, batch)
             result = self._value(judged.batch(batch), batch, memory, None, judged)
         if self.last is not None:
             self.last = replace(self.last, verdict=judged)
@@ -52,6 +55,14 @@ class General(Arithmetic):
         if kept is not None and self.reduction == "none" and self.weighs_anchors:
             result = result.new_zeros(len(embeddings)).index_copy(0, kept.to(result.device), result)
         return result.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+    def _weighed(self, judged: Verdict, batch: Batch) -> Verdict:
+        """Return the verdict; of wrong weights that nobody could see at once NaN is to come."""
+        weights = batch.weights
+        if weights is None or at_once(weights):
+            return judged
+        self.notices.look_for_wrong_weights(weights)
+        return judged.unless(weights < 0)
 
     @property
     def _separable(self) -> bool:

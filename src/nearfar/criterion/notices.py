@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nearfar.callers import level
 from nearfar.criterion.classes import unknown_label
 from nearfar.errors import NearfarError
 from nearfar.missing import MISSING, missing
+from nearfar.similarity.stable import at_once
 
 NONE = -(2**63)
 """In place of a label: all are of classes."""
@@ -42,7 +43,7 @@ class Notices:
             return
         given = labels[0] if len(labels) == 1 else torch.cat(labels)
         n = given.shape[0]
-        if given.device.type == "cpu":
+        if at_once(given):
             found = given.numpy()
             if n and np.minimum.reduce(found) < 0:
                 self._tell_of_missing(int((found == MISSING).sum()), n)
@@ -75,6 +76,18 @@ class Notices:
                 raise NearfarError(unknown_label(label, classes, name, " of the last batch"))
 
         self._bring(torch.where(unknown, labels.long(), NONE).amax(), refuse)
+
+    def look_for_wrong_weights(self, weights: Float[Tensor, " n"]) -> None:
+        """Refuse, at the next batch, weights that are negative or not finite."""
+
+        def refuse(wrong: int) -> None:
+            if wrong:
+                raise NearfarError(
+                    f"{wrong} of the {len(weights)} weights of the last batch were negative or not finite; "
+                    "give 0 to leave an anchor out."
+                )
+
+        self._bring((~((weights >= 0) & weights.isfinite())).sum(), refuse)
 
     def listen(self) -> None:
         """Tell what has come of earlier batches."""

@@ -9,10 +9,13 @@ from torch import Tensor
 from nearfar.criterion.class_weights import ClassWeights
 from nearfar.errors import NearfarError
 from nearfar.inputs import Labels, shown
+from nearfar.similarity.stable import at_once, read
 
 
 def check_weights(weights: Any, n: int) -> None:
     """Refuse anything but ``n`` numbers of at least 0.
+
+    Numbers that would have to be waited for are not looked at; see ``Notices.look_for_wrong_weights``.
 
     Raises:
         NearfarError: if they are not.
@@ -25,7 +28,7 @@ def check_weights(weights: Any, n: int) -> None:
             f"but there are {n} embeddings; give one weight for each anchor, as a tensor."
         )
     good = (weights >= 0) & weights.isfinite()
-    if not bool(good.all()):
+    if at_once(good) and not read(good.all()):
         wrong = float(weights.detach()[~good][0])
         if not isfinite(wrong):
             raise NearfarError(f"weights must be finite; got {wrong:g}.")

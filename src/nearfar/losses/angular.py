@@ -1,10 +1,10 @@
 """Angular loss: the angle at the negative, instead of distances, bounded for every positive pair."""
 
-from collections.abc import Iterator
 from functools import partial
 from math import radians, tan
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,8 +20,10 @@ from nearfar.similarity.interval import Interval
 from nearfar.similarity.stable import logsumexp, taken
 from nearfar.similarity.stored import Columns
 
+Listed = Int[np.ndarray, " positive"]
 
-@register_loss(reduction="mean_terms", needs="positive")
+
+@register_loss(reduction="mean_terms", needs="positive", table=True)
 def angular(pairs: Pairs, *, alpha: float = 40.0) -> Terms:
     """Keep the angle at which a negative sees a positive pair below α.
 
@@ -53,6 +55,7 @@ def angular(pairs: Pairs, *, alpha: float = 40.0) -> Terms:
             f"angular is made of inner products; use similarity='cosine' or 'dot', not {pairs.measure!r}."
         )
     refuse_thresholds(pairs, "angular")
+    pairs = pairs.as_list() if pairs.chosen is None else pairs.short()
     square = tan(radians(alpha)) ** 2
     push = _negatives(pairs, 4 * square)
     value = softplus(push - 2 * (1 + square) * pairs.positives.similarity)
@@ -63,31 +66,37 @@ def angular(pairs: Pairs, *, alpha: float = 40.0) -> Terms:
     )
 
 
-def _negatives(pairs: Pairs, scale: float) -> Float[Tensor, " positive"]:
+def _negatives(pairs: Pairs, scale: float) -> Float[Tensor, "*positive"]:
     """log Σ_{n∈N_i} exp(a (x_i + x_p)·x_n) for each positive pair (i, p)."""
     columns = named_negatives(pairs)
     if columns is not None:
         both = from_anchor(pairs, columns) + from_positive(pairs, columns)
-        return logsumexp(scale * both, columns >= 0)
+        there = (columns >= 0).flatten(0, -2)
+        return logsumexp(scale * both.flatten(0, -2), there).view(columns.shape[:-1])
     anchor, candidate, back = _distinct(pairs)
-    turns = [(turn, anchor[turn], candidate[turn]) for turn in _turns(anchor, len(pairs))]
+    device = pairs.block.anchors.device
+    turns = [
+        tuple(torch.from_numpy(x).to(device) for x in (turn, anchor[turn], candidate[turn]))
+        for turn in _turns(anchor, len(pairs))
+    ]
     push = _Virtual.apply(pairs.block.anchors, pairs.block.parts[0], pairs.block, scale, turns)
-    return push if back is None else taken(push, back)
+    return push if back is None else taken(push, torch.from_numpy(back).to(device))
 
 
-def _distinct(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor | None]:
+def _distinct(pairs: Pairs) -> tuple[Listed, Listed, Listed | None]:
     """List the positive pairs, (i, p) and (p, i) once where both have the same negatives.
 
     Returns:
-        Anchors and candidates ordered by anchor, and where each positive pair is in them.
+        Anchors and candidates ordered by anchor, and where each positive pair is in them; on the host, which
+        lists one turn after the other.
     """
-    anchor, candidate = pairs.positives.anchor, pairs.positives.candidate
+    anchor, candidate = pairs.positives.on_host
     relation = pairs.block.relation
     if not (relation.symmetric and relation.anchor_ids is None and isinstance(relation.kinship, SameClass)):
         return anchor, candidate, None
     n = max(1, len(pairs))
-    ends = torch.minimum(anchor, candidate) * n + torch.maximum(anchor, candidate)
-    pair, back = torch.unique(ends, return_inverse=True)
+    ends = np.minimum(anchor, candidate) * n + np.maximum(anchor, candidate)
+    pair, back = np.unique(ends, return_inverse=True)
     return pair // n, pair % n, back
 
 
@@ -134,9 +143,9 @@ def _reduce(
     return value
 
 
-def _turns(anchor: Int[Tensor, " positive"], n: int) -> Iterator[Int[Tensor, " turn"]]:
+def _turns(anchor: Listed, n: int) -> list[Listed]:
     """Split the positive pairs so that an anchor comes once in each part: its first pair, its second, …"""
-    count = torch.bincount(anchor, minlength=n)
-    place = torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
-    order = torch.argsort(place, stable=True)
-    yield from order.split(torch.bincount(place).tolist()) if len(order) else ()
+    count = np.bincount(anchor, minlength=n)
+    place = np.arange(len(anchor)) - (count.cumsum() - count)[anchor]
+    order = np.argsort(place, kind="stable")
+    return np.split(order, np.bincount(place).cumsum()[:-1]) if len(order) else []

@@ -40,8 +40,10 @@ def center(pairs: Pairs, *, gradient: Literal["true", "paper"] = "true") -> Floa
     own = own_class(pairs)
     centre = own.candidates[:, 0]
     if gradient == "paper":
-        _, inverse, count = torch.unique(pairs.positives.candidate, return_inverse=True, return_counts=True)
-        factor = (len(pairs) / (1 + count[inverse])).to(centre)[:, None]
+        place = pairs.positives.candidate
+        ordered = place.sort().values
+        count = torch.searchsorted(ordered, place, right=True) - torch.searchsorted(ordered, place)
+        factor = (len(pairs) / (1 + count)).to(centre)[:, None]
         plain = centre.detach()
         centre = plain + factor * (centre - plain)
     return (own.anchors - centre).square().sum(1) / 2

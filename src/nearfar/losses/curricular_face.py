@@ -59,6 +59,6 @@ def curricular_face(
     check_angular(margin, temperature)
     boundary = turned(*own_angle(pairs), margin).detach()
     (others,) = pairs.stream(
-        ModulatedLogSumExp(scale=1 / temperature, above=boundary, offset=float(t))  # pyrefly: ignore
+        ModulatedLogSumExp(scale=1 / temperature, above=boundary, offset=t)  # pyrefly: ignore
     )
     return softplus(others - widened(pairs, margin, "line") / temperature)

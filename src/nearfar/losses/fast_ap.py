@@ -11,7 +11,7 @@ from nearfar.losses.parts.views import cosine
 from nearfar.pairs import Pairs
 
 
-@register_loss(reduction="mean_valid", needs="positive", view=cosine)
+@register_loss(reduction="mean_valid", needs="positive", view=cosine, table="short_at_once")
 def fast_ap(pairs: Pairs, *, bins: int = 10) -> Float[Tensor, " anchor"]:
     """Raise the average precision of each anchor's ranking, distances sorted into soft bins.
 

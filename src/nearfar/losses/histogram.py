@@ -11,7 +11,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count
 
 
-@register_loss(reduction="mean_terms", view=cosine, separable=False)
+@register_loss(reduction="mean_terms", view=cosine, separable=False, table="short_at_once")
 def histogram(pairs: Pairs, *, bins: int = 100) -> Terms:
     """Pull apart the histograms of positive and of negative similarities, over all pairs of the batch.
 
@@ -42,9 +42,10 @@ def histogram(pairs: Pairs, *, bins: int = 100) -> Terms:
         Ustinova & Lempitsky, NeurIPS 2016. https://arxiv.org/abs/1611.00822
     """
     check_bins(bins)
-    positives = of_positives(pairs, bins).sum(0) / max(1, len(pairs.positives.anchor))
-    somewhere = torch.nonzero(positives.detach()).flatten()
-    lowest = 1 - 2 * (int(somewhere[-1]) + 1) / bins if len(somewhere) else torch.inf
+    positives = of_positives(pairs, bins).sum(0) / pairs.positive_count.sum().clamp_min(1)
+    node = torch.arange(bins + 1, device=positives.device)
+    last = torch.where(positives.detach() != 0, node, -1).amax()
+    lowest = torch.where(last < 0, torch.inf, 1 - 2 * (last + 1).to(positives.dtype) / bins)
     ahead, active = negatives_up_to(pairs, bins, Count(above=lowest))
     # Σ_r h⁻_r φ_r, summed by parts: the sums of h⁻ times the steps of φ, which are h⁺.
     total = ahead[:, :-1] @ positives[:-1] + ahead[:, -1] * positives[-1]

@@ -8,7 +8,7 @@ from nearfar.losses.parts.views import as_given
 from nearfar.pairs import Pairs
 
 
-@register_loss(needs="nothing", view=as_given, lengths=True)
+@register_loss(needs="nothing", view=as_given, lengths=True, table=True)
 def l2_norm(pairs: Pairs) -> Float[Tensor, " anchor"]:
     """Keep embeddings short, for losses on inner products of embeddings of any length.
 

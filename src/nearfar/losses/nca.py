@@ -47,7 +47,7 @@ def nca(
     scale = (-1 if inverted else 1) / temperature
     keep = None
     if neighbours is not None:
-        pairs, keep = _nearest(pairs.as_list(), neighbours, inverted)
+        pairs, keep = _nearest(pairs.short(), neighbours, inverted)
     (negatives,) = pairs.stream(LogSumExp(scale=scale))
     logit = scale * pairs.positives.similarity
     if keep is not None:
@@ -57,17 +57,17 @@ def nca(
     return torch.where(some, softplus(negatives - positives.masked_fill(~some, 0.0)), 0.0)
 
 
-def _nearest(pairs: Pairs, k: int, inverted: bool) -> tuple[Pairs, Bool[Tensor, " positive"]]:
+def _nearest(pairs: Pairs, k: int, inverted: bool) -> tuple[Pairs, Bool[Tensor, "*positive"]]:
     """Keep what is nearer than the (k+1)-th nearest of each anchor (farther, inverted), or one positive.
 
     Returns:
         The pairs with those negatives, and which of their positives to keep.
     """
     sign = -1 if inverted else 1
-    anchor, s = pairs.positives.anchor, pairs.positives.similarity.detach()
+    s = pairs.positives.similarity.detach()
     above, negatives = pairs.stream(Count(above=s, per="positive"), Count())
     place = places(pairs, -sign * s)
-    before = place + (negatives[anchor] - above if inverted else above)
+    before = place + (pairs.of_anchor(negatives) - above if inverted else above)
     # Of the r nearest of all kinds, the positives that have fewer than r before them; the rest negatives.
     wanted = [r - pairs.per_anchor((before < r).to(s), "sum") for r in (k, k + 1)]
     ranks = [(negatives - w + 1 if inverted else w).long() for w in wanted]
@@ -82,7 +82,7 @@ def _nearest(pairs: Pairs, k: int, inverted: bool) -> tuple[Pairs, Bool[Tensor, 
     )
     # Halfway between the two, rounding decides nothing.
     limit = (last + beyond) / 2
-    keep = sign * s > limit[anchor]
+    keep = sign * s > pairs.of_anchor(limit)
     lone = pairs.per_anchor(keep.to(s), "sum") == 0
-    keep = keep | ((place == 0) & lone[anchor])
+    keep = keep | ((place == 0) & pairs.of_anchor(lone))
     return pairs.narrow(below=-limit) if inverted else pairs.narrow(above=limit), keep

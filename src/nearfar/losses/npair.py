@@ -5,10 +5,9 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.losses.parts.registry import register_loss
+from nearfar.losses.parts.square import squares_of_candidates
 from nearfar.pairs import Pairs
 from nearfar.similarity import LogSumExp, softplus
-from nearfar.similarity.stable import taken
-from nearfar.similarity.stored import columns
 
 
 @register_loss(needs="positive", lengths="l2", table=True)
@@ -42,13 +41,9 @@ def npair(pairs: Pairs, *, l2: float = 0.0) -> Float[Tensor, " anchor"]:
         raise NearfarError(
             "l2 weighs the length of embeddings, which the cosine ignores; use similarity='dot'."
         )
-    if l2 > 0:
-        pairs = pairs.as_list()
     (negatives,) = pairs.stream(LogSumExp(scale=1.0))
     each = softplus(pairs.of_anchor(negatives) - pairs.positives.similarity)
     if l2 > 0:
         ours = pairs.block.anchors.square().sum(1)
-        some, place = pairs.positives.candidate.unique(return_inverse=True)
-        theirs = columns(*pairs.block.parts)[some].square().sum(1)
-        each = each + l2 / 4 * (pairs.of_anchor(ours) + taken(theirs, place))
+        each = each + l2 / 4 * (pairs.of_anchor(ours) + squares_of_candidates(pairs))
     return pairs.per_anchor(each, "sum") / pairs.positive_count.clamp_min(1)

@@ -8,7 +8,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import SoftplusSum
 
 
-@register_loss(needs="positive", table=True)
+@register_loss(needs="positive", table="short")
 def npair_ovo(pairs: Pairs) -> Float[Tensor, " anchor"]:
     """Ask that every positive be nearer than every negative, softly, and average over the positives.
 

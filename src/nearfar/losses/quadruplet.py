@@ -19,7 +19,7 @@ from nearfar.similarity.interval import Interval
 from nearfar.similarity.stable import taken
 
 
-@register_loss(reduction="mean_active", mined="mean_terms", separable=False)
+@register_loss(reduction="mean_active", mined="mean_terms", separable=False, table="short")
 def quadruplet(pairs: Pairs, *, margin: float = 0.2, second_margin: float = 0.1) -> tuple[Terms, Terms]:
     """Ask that a positive pair be nearer than a negative pair, with the anchor in it and without.
 
@@ -70,24 +70,25 @@ def quadruplet(pairs: Pairs, *, margin: float = 0.2, second_margin: float = 0.1)
 
 
 def _fourth(
-    pairs: Pairs, kinship: SameClass, limit: Float[Tensor, " positive"]
+    pairs: Pairs, kinship: SameClass, limit: Float[Tensor, "*positive"]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Σ_n max(0, h_in - limit), how many of these terms are not zero, and how many there are."""
     nearest, other, via = _nearest(pairs, kinship)
-    own = kinship.anchors[pairs.positives.anchor]
+    own = taken(kinship.anchors, pairs.positives.anchor)
     columns = named_negatives(pairs)
     if columns is not None:
         n = columns.clamp_min(0)
-        h = torch.where(via[n] == own[:, None], taken(other, n), taken(nearest, n))
+        h = torch.where(taken(via, n) == own[..., None], taken(other, n), taken(nearest, n))
         there = (columns >= 0) & (h > -torch.inf)
-        apart = (h - limit[:, None]).relu() * there
-        return apart.sum(1), (apart > 0).to(apart).sum(1), there.to(apart).sum(1)
+        apart = (h - limit[..., None]).relu() * there
+        return apart.sum(-1), (apart > 0).to(apart).sum(-1), there.to(apart).sum(-1)
     # Over all n, less those of the anchor's class; where the nearest l is of that class, the next one.
-    every = _hinges(nearest, torch.zeros_like(via), limit, torch.zeros_like(own))
-    same = _hinges(nearest, kinship.candidates, limit, own)
-    wrong, right = _hinges(nearest, via, limit, own), _hinges(other, via, limit, own)
+    flat, group = limit.flatten(), own.flatten()
+    every = _hinges(nearest, torch.zeros_like(via), flat, torch.zeros_like(group))
+    same = _hinges(nearest, kinship.candidates, flat, group)
+    wrong, right = _hinges(nearest, via, flat, group), _hinges(other, via, flat, group)
     parts = zip(every, same, wrong, right, strict=True)
-    apart, active, count = ((a - b - c + d).to(limit.dtype) for a, b, c, d in parts)
+    apart, active, count = ((a - b - c + d).to(limit.dtype).view(limit.shape) for a, b, c, d in parts)
     return apart, active, count
 
 
@@ -96,7 +97,7 @@ def _nearest(pairs: Pairs, kinship: SameClass) -> tuple[Tensor, Tensor, Tensor]:
 
     -inf where there is none.
     """
-    block, none = pairs.block, pairs.positives.anchor[:0]
+    block, none = pairs.block, pairs.positives.anchor.flatten()[:0]
     nearest, row = block.stream(Interval(), none, (Max(per="candidate"), ArgMax(per="candidate")))
     if not len(kinship.anchors):
         return nearest, nearest, row
@@ -122,12 +123,13 @@ def _hinges(
     it. Values of -inf are no values. Sums are in float64, since they are differences of running sums.
     """
     there = values > -torch.inf
-    values, groups = values[there].double(), groups[there]
+    values = values.double().masked_fill(~there, 0.0)
     size, group = torch.cat([values, limits.double()]), torch.cat([groups, limit_groups])
+    is_value = torch.cat([there, torch.zeros_like(limits, dtype=torch.bool)]).double()
     # A value that equals a limit comes before it: it is not above it.
     order = torch.argsort(size.detach(), stable=True)
     order = order[torch.argsort(group[order], stable=True)]
-    is_value = (order < len(values)).double()
+    is_value = is_value[order]
     total = torch.cat([values.new_zeros(1), (size[order] * is_value).cumsum(0)])
     number = torch.cat([values.new_zeros(1), is_value.cumsum(0)])
     place = torch.empty_like(order)

@@ -7,9 +7,10 @@ from nearfar.losses.parts.terms import Terms
 from nearfar.mining.places import at_most
 from nearfar.pairs import Pairs
 from nearfar.similarity import TopK
+from nearfar.similarity.stable import taken
 
 
-@register_loss(reduction="mean_terms")
+@register_loss(reduction="mean_terms", table="short")
 def rank_hard(pairs: Pairs, *, margin: float = 0.5, negatives: int = 1) -> Terms:
     """Ask that a positive pair be nearer than the anchor's hardest negatives are to either end of it.
 
@@ -43,16 +44,15 @@ def rank_hard(pairs: Pairs, *, margin: float = 0.5, negatives: int = 1) -> Terms
     columns = named_negatives(pairs)
     if columns is None:
         # The k nearest violators are the violators among the k nearest.
-        anchor = pairs.positives.anchor
-        k = at_most(pairs, negatives)
-        columns = pairs.stream(TopK(k))[0][anchor] if len(anchor) else anchor.new_zeros(0, k)
-    limit = (pairs.positives.similarity - margin)[:, None]
+        (nearest,) = pairs.stream(TopK(at_most(pairs, negatives)))
+        columns = taken(nearest, pairs.positives.anchor)
+    limit = (pairs.positives.similarity - margin)[..., None]
     from_one, from_other = from_anchor(pairs, columns) - limit, from_positive(pairs, columns) - limit
-    taken = (columns >= 0) & (from_one > 0)
-    hinge = (from_one.relu() + from_other.relu()) * taken
-    active = (taken.to(hinge) + (taken & (from_other > 0)).to(hinge)).sum(1)
+    violates = (columns >= 0) & (from_one > 0)
+    hinge = (from_one.relu() + from_other.relu()) * violates
+    active = (violates.to(hinge) + (violates & (from_other > 0)).to(hinge)).sum(-1)
     return Terms(
-        total=pairs.per_anchor(hinge.sum(1), "sum"),
+        total=pairs.per_anchor(hinge.sum(-1), "sum"),
         count=2 * negatives * pairs.positive_count,
         active=pairs.per_anchor(active, "sum"),
     )

@@ -13,10 +13,9 @@ from nearfar.losses.parts.ranks import own_similarity, positives_above
 from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import SigmoidSum
-from nearfar.similarity.stable import taken
 
 
-@register_loss(reduction="mean_valid", needs="positive")
+@register_loss(reduction="mean_valid", needs="positive", table="short")
 def recall_at_k(
     pairs: Pairs,
     *,
@@ -64,11 +63,11 @@ def recall_at_k(
     check_positive(temperature=temperature, rank_temperature=rank_temperature)
     if not isinstance(ks, Sequence) or not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
         raise NearfarError(f"ks must be whole numbers from 1 on, one or more; got {ks!r}.")
-    s, anchor = pairs.positives.similarity, pairs.positives.anchor
+    s = pairs.positives.similarity
     (negatives,) = pairs.stream(SigmoidSum(s, 1 / temperature, per="positive"))
     rank = 1 + positives_above(pairs, temperature) + negatives
     if with_self:
-        rank = rank + torch.sigmoid((taken(own_similarity(pairs), anchor) - s) / temperature)
+        rank = rank + torch.sigmoid((pairs.of_anchor(own_similarity(pairs)) - s) / temperature)
     count = pairs.positive_count
     total = torch.zeros_like(count)
     for k in ks:

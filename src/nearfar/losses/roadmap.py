@@ -14,7 +14,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, HingeSum, Reduction, SigmoidSum
 
 
-@register_loss(reduction="mean_valid", needs="positive")
+@register_loss(reduction="mean_valid", needs="positive", table="short")
 def roadmap(
     pairs: Pairs,
     *,

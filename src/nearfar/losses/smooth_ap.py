@@ -9,10 +9,9 @@ from nearfar.losses.parts.ranks import own_similarity, positives_above
 from nearfar.losses.parts.registry import register_loss
 from nearfar.pairs import Pairs
 from nearfar.similarity import SigmoidSum
-from nearfar.similarity.stable import taken
 
 
-@register_loss(reduction="mean_valid", needs="positive")
+@register_loss(reduction="mean_valid", needs="positive", table="short")
 def smooth_ap(
     pairs: Pairs, *, temperature: float = 0.01, with_self: bool = False
 ) -> Float[Tensor, " anchor"]:
@@ -41,7 +40,7 @@ def smooth_ap(
         Brown et al., ECCV 2020. https://arxiv.org/abs/2007.12163
     """
     check_positive(temperature=temperature)
-    s, anchor = pairs.positives.similarity, pairs.positives.anchor
+    s = pairs.positives.similarity
     rank = 1 + positives_above(pairs, temperature)
     ranked_negatives = SigmoidSum(s, 1 / temperature, per="positive")
     if not with_self:
@@ -51,7 +50,7 @@ def smooth_ap(
         return lost / pairs.positive_count.clamp_min(1)
     own = own_similarity(pairs)
     negatives, nearer = pairs.stream(ranked_negatives, SigmoidSum(own, 1 / temperature))
-    ahead = torch.sigmoid((taken(own, anchor) - s) / temperature)
+    ahead = torch.sigmoid((pairs.of_anchor(own) - s) / temperature)
     lost = pairs.per_anchor(negatives / (rank + ahead + negatives), "sum")
     first = 1 + pairs.per_anchor(1 - ahead, "sum")
     lost = lost + nearer / (first + nearer)

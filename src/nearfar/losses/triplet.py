@@ -43,7 +43,8 @@ def triplet(pairs: Pairs, *, margin: float = 0.2, soft: bool = False) -> Terms:
     if margin < 0:
         raise NearfarError(f"margin must not be negative; got {margin}.")
     if pairs.chosen is None:
-        return _of_all(pairs.as_list(), margin, soft)
+        return _of_all(pairs if pairs.is_short else pairs.as_list(), margin, soft)
+    pairs = pairs.short(wait=False)
     limit = pairs.positives.similarity - margin
     total = pairs.per_anchor(pairs.stream(_term(limit, soft))[0], "sum")
     plain = pairs.plain

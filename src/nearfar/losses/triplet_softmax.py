@@ -7,7 +7,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, SigmoidSquareSum
 
 
-@register_loss(reduction="mean_terms", view=distances, table=True)
+@register_loss(reduction="mean_terms", view=distances, table="short")
 def triplet_softmax(pairs: Pairs) -> Terms:
     """Compare the distances to a positive and to a negative by a softmax, and square what the positive gets.
 

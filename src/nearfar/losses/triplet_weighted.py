@@ -11,7 +11,7 @@ from nearfar.losses.parts.registry import register_loss
 from nearfar.losses.parts.terms import Terms
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp, Measure, SoftMean, normalize, softplus
-from nearfar.similarity.stable import full_precision, taken
+from nearfar.similarity.stable import full_precision
 
 
 def squared_distances(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, Measure]:
@@ -21,7 +21,7 @@ def squared_distances(embeddings: Tensor, similarity: Measure) -> tuple[Tensor, 
     return normalize(full_precision(embeddings)), "squared_euclidean"
 
 
-@register_loss(view=squared_distances)
+@register_loss(view=squared_distances, table="short_at_once")
 def triplet_weighted(
     pairs: Pairs,
     *,
@@ -81,17 +81,17 @@ def triplet_weighted(
 
 def _farthest(pairs: Pairs, self_positive: str, eps: float) -> tuple[Tensor, Tensor]:
     """Return each anchor's mean similarity of positives, weighed by exp(-s), and how many it has."""
-    anchor, s, n = pairs.positives.anchor, pairs.positives.similarity, len(pairs)
-    own = pairs.block.relation.own
+    s, own, count = pairs.positives.similarity, pairs.block.relation.own, pairs.positive_count
+    itself = s.new_zeros(len(pairs))
+    alike = torch.zeros_like(count, dtype=torch.bool)
     if self_positive != "never" and own is not None:
-        there = own >= 0
-        if self_positive == "alone":
-            there &= pairs.positive_count == 0
-        itself = torch.nonzero(there).squeeze(1)
-        anchor, s = torch.cat([anchor, itself]), torch.cat([s, pairs.block.at(itself, own[itself])])
+        alike = (own >= 0) & (count == 0) if self_positive == "alone" else own >= 0
+        itself = pairs.block.at(torch.arange(len(own), device=own.device), own.clamp_min(0))
     # Without eps the least similarity cancels; with it, the value depends on it.
-    least = s.new_full((n,), torch.inf).scatter_reduce(0, anchor, s if eps else s.detach(), "amin")
-    weight = (taken(least, anchor) - s).exp()
-    mass = s.new_zeros(n).index_add(0, anchor, weight)
-    mean = s.new_zeros(n).index_add(0, anchor, weight * s) / (mass + eps + (mass == 0))
-    return mean, s.new_zeros(n).index_add(0, anchor, torch.ones_like(s))
+    least = torch.minimum(pairs.per_anchor(s, "min"), itself.masked_fill(~alike, torch.inf))
+    least = least if eps else least.detach()
+    weight = (pairs.of_anchor(least) - s).exp()
+    own_weight = (least - itself).masked_fill(~alike, -torch.inf).exp()
+    mass = pairs.per_anchor(weight, "sum") + own_weight
+    total = pairs.per_anchor(weight * s, "sum") + own_weight * itself
+    return total / (mass + eps + (mass == 0)), count + alike

@@ -1,7 +1,5 @@
 """Uniformity: embeddings spread over the sphere, whatever their classes."""
 
-from math import log
-
 import torch
 
 from nearfar.errors import NearfarError
@@ -13,7 +11,7 @@ from nearfar.pairs import Pairs
 from nearfar.similarity import Count, LogSumExp
 
 
-@register_loss(needs="nothing", separable=False)
+@register_loss(needs="nothing", separable=False, table=True)
 def uniformity(pairs: Pairs, *, sharpness: float = 2.0) -> Terms:
     """Logarithm of the mean Gaussian potential of all pairs of the batch.
 
@@ -45,9 +43,11 @@ def uniformity(pairs: Pairs, *, sharpness: float = 2.0) -> Terms:
     shift = 1.0 if scale == 2.0 else 0.0  # -|x - y|² = 2 (s - 1) for unit vectors
     near, count = pairs.stream(LogSumExp(scale=sharpness * scale, shift=shift), Count())
     pairs_there = count.sum()
-    if not len(near) or pairs_there == 0:
-        value = 0 * pairs.block.anchors.sum()
+    some = pairs_there > 0
+    if len(near):
+        total = torch.logsumexp(torch.where(some, near, 0.0), 0)
+        value = torch.where(some, total - pairs_there.double().clamp_min(1).log().to(total), 0.0)
     else:
-        value = torch.logsumexp(near, 0) - log(float(pairs_there))
+        value = 0 * pairs.block.anchors.sum()
     every = torch.ones_like(near)
     return Terms(total=value * every, count=every, active=every)

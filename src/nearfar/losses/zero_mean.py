@@ -8,7 +8,7 @@ from nearfar.losses.parts.views import as_given
 from nearfar.pairs import Pairs
 
 
-@register_loss(needs="nothing", view=as_given, lengths=True)
+@register_loss(needs="nothing", view=as_given, lengths=True, table=True)
 def zero_mean(pairs: Pairs) -> Float[Tensor, " anchor"]:
     """Keep the components of each embedding around 0, so that their variance is their mean square.
 

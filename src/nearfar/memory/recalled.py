@@ -40,7 +40,8 @@ class Recalled:
             own = torch.arange(n, device=labels.device)
             others = torch.cat([labels.to(others.dtype), others])
             names = None if names is None or ids is None else torch.cat([ids.to(names.dtype), names])
-        return relate(n, labels, len(others), others, own=own, ids=ids, candidate_ids=names)
+        relation = relate(n, labels, len(others), others, ids=ids, candidate_ids=names)
+        return replace(relation, own_columns=own)
 
     def copied(self) -> "Recalled":
         """Return the same, unmoved by what the memory takes in later."""

@@ -79,7 +79,7 @@ class Slots(nn.Module):
         if self.labels is None:
             return 0
         if self.xbm_compat:
-            return self.size if bool(self.labels[-1].any()) else self.cursor
+            return self.size if stable.read(self.labels[-1].any()) else self.cursor
         return min(self.added, self.size)
 
     @property
@@ -172,7 +172,7 @@ class Slots(nn.Module):
         x = x.to(self.embeddings) if counts is None else x.to(self.embeddings.dtype)
         slots = torch.full((len(labels),), -1, device=labels.device)
         if counts is None:
-            good = torch.nonzero(x.isfinite().all(1)).squeeze(1).to(labels.device)
+            good = stable.places_in(x.isfinite().all(1)).to(labels.device)
         else:
             good = ranks.finite_rows(x, counts)
         places = self._places(len(good))

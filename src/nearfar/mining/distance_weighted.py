@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.mining.counter import key_of, names_of, uniforms
-from nearfar.mining.places import counts, largest, places
+from nearfar.mining.places import most_positives, places
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import Measure, Sample
@@ -48,8 +48,8 @@ def distance_weighted(
             f"distances must satisfy 0 < nearest < farthest; got nearest={nearest}, farthest={farthest}."
         )
     _check_unit_length(pairs)
-    most = largest(counts(pairs))
-    uniform = uniforms(key_of(seed), names_of(pairs), max(1, most))
+    pairs = pairs.short()
+    uniform = uniforms(key_of(seed), names_of(pairs), max(1, most_positives(pairs)))
     weight = log_weight(pairs.measure, pairs.block.anchors.shape[1], nearest, farthest)
     (drawn,) = pairs.stream(Sample(weight, uniform))
     partners = drawn[pairs.positives.anchor, places(pairs)]
@@ -78,12 +78,12 @@ def _check_unit_length(pairs: Pairs) -> None:
     given, stored = pairs.block.parts
     lengths = [x.detach().norm(dim=1) for x in (given, pairs.block.anchors)]
     if stored is not None:
-        lengths += [stored[a : a + CHUNK].norm(dim=1) for a in range(0, len(stored), CHUNK)]
-    for length in lengths:
-        # Unit vectors in half precision miss by 0.004; a zero vector has no direction and is let through.
-        wrong = length.masked_fill((length == 0) | ((length - 1).abs() <= 0.01), 0.0)
-        if len(wrong) and read(found := wrong.max()):
-            raise NearfarError(
-                f"distance_weighted knows the distances of unit vectors, but a vector here has length "
-                f"{float(found):.3g}; use similarity='cosine' or normalise the embeddings."
-            )
+        lengths += [stored[a : a + CHUNK].norm(dim=1).to(lengths[0]) for a in range(0, len(stored), CHUNK)]
+    length = torch.cat(lengths)
+    # Unit vectors in half precision miss by 0.004; a zero vector has no direction and is let through.
+    wrong = length.masked_fill((length == 0) | ((length - 1).abs() <= 0.01), 0.0)
+    if len(wrong) and (found := read(wrong.max())):
+        raise NearfarError(
+            f"distance_weighted knows the distances of unit vectors, but a vector here has length "
+            f"{found:.3g}; use similarity='cosine' or normalise the embeddings."
+        )

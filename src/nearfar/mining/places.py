@@ -28,21 +28,30 @@ def at_most(pairs: Pairs, k: int) -> int:
     return min(k, max(1, largest(count)))
 
 
+def most_positives(pairs: Pairs) -> int:
+    """Return how many positives an anchor has at most; those that a table has room for."""
+    kept = pairs.positives
+    return kept.there.shape[1] if isinstance(kept, PositiveTable) else largest(counts(pairs))
+
+
 def largest(count: Shaped[Tensor, " anchor"]) -> int:
     """Return the largest of some counts, 0 of none; a device other than the CPU is waited for."""
     return int(read(count.max())) if len(count) else 0
 
 
-def places(pairs: Pairs, values: Float[Tensor, " positive"] | None = None) -> Int[Tensor, " positive"]:
+def places(pairs: Pairs, values: Float[Tensor, "*positive"] | None = None) -> Int[Tensor, "*positive"]:
     """Return the place of each positive among its anchor's, counted from 0.
 
     Args:
-        values: the smallest comes first, and of equals the first candidate; None counts as they are listed,
-            which a table of positives can tell as well.
+        values: the smallest comes first, and of equals the first candidate; None counts as they are listed.
     """
-    if isinstance(pairs.positives, PositiveTable):
-        assert values is None, "positives are put in order in a list"
-        return (pairs.positives.there.cumsum(1) - 1).clamp_(min=0)
+    kept = pairs.positives
+    if isinstance(kept, PositiveTable):
+        if values is None:
+            return (kept.there.cumsum(1) - 1).clamp_(min=0)
+        order = values.masked_fill(kept.absent, torch.inf).argsort(dim=1, stable=True)
+        place = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        return torch.empty_like(order).scatter_(1, order, place)
     anchor, count = pairs.positives.anchor, counts(pairs)
     listed = torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
     return (

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nearfar.errors import NearfarError
 from nearfar.mining.counter import key_of, names_of, uniforms
-from nearfar.mining.places import at_most, counts, largest, places
+from nearfar.mining.places import at_most, most_positives, places
 from nearfar.mining.registry import register_rule
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, Sample
@@ -36,7 +36,7 @@ def random(
             f"keep_positives={keep_positives}."
         )
     if keep_positives is not None:
-        pairs = pairs.as_list()
+        pairs = pairs.short(wait=False)
     key, names = key_of(seed), names_of(pairs)
     (count,) = pairs.stream(Count())
     rank = subsets(uniforms(key, names, at_most(pairs, keep_negatives)), count.long())
@@ -45,7 +45,7 @@ def random(
     (columns,) = pairs.stream(Sample(torch.zeros_like, middle))
     keep = None
     if keep_positives is not None:
-        lot = uniforms(~key, names, largest(counts(pairs)))
+        lot = uniforms(~key, names, most_positives(pairs))
         keep = places(pairs, lot[pairs.positives.anchor, places(pairs)]) < keep_positives
     return pairs.narrow(positives=keep, columns=columns.masked_fill(rank < 0, -1))
 

@@ -8,11 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
+from nearfar.kept import PositiveTable
 from nearfar.mining.places import ascending, counts
 from nearfar.mining.registry import register_rule
 from nearfar.mining.rounding import slack
 from nearfar.pairs import Pairs
 from nearfar.similarity import Count, Max, OrderStatistic
+from nearfar.similarity.stable import taken
 
 Method = Literal["all", "hard", "easy", "relative_hard", "relative_easy"]
 Over = Literal["anchor", "batch"]
@@ -74,7 +76,7 @@ def relative(
     keep = above = below = None
     if positive_method != "all":
         if positive_method in ("relative_hard", "relative_easy"):
-            pairs = pairs.as_list()
+            pairs = pairs.short(wait=False)
         s = pairs.positives.plain
         from_top = positive_method == "relative_easy"
         if positive_method in ("hard", "easy"):
@@ -116,23 +118,27 @@ def _ranked_negative(
     (count,) = pairs.stream(Count())
     number = count.long() if over == "anchor" else count.long().sum()
     rank = _rank(number, keep, ranking, from_top)
-    (t,) = pairs.stream(OrderStatistic(rank if over == "anchor" else int(rank), over=over))
+    (t,) = pairs.stream(OrderStatistic(rank, over=over))
     return t.detach()
 
 
 def _ranked_positive(
     pairs: Pairs, over: Over, keep: float, ranking: Ranking, from_top: bool
 ) -> Float[Tensor, " anchor"]:
-    s, count = pairs.positives.plain, counts(pairs)
-    t = s.new_full((len(count),), -inf)
+    kept, count = pairs.positives, counts(pairs)
+    s = kept.plain
+    if not s.numel():
+        return s.new_full((len(count),), -inf)
+    if isinstance(kept, PositiveTable):
+        s = s.masked_fill(kept.absent, -inf)
     if over == "batch":
-        rank = _rank(count.sum(), keep, ranking, from_top)
-        return s.sort(descending=True).values[rank - 1].expand(len(t)) if len(s) else t
-    ordered = s[ascending(pairs, -s)]
-    some = count > 0
-    place = count.cumsum(0) - count + _rank(count, keep, ranking, from_top) - 1
-    t[some] = ordered[place[some]]
-    return t
+        place = _rank(count.sum(), keep, ranking, from_top) - 1
+        return taken(s.flatten().sort(descending=True).values, place[None]).expand(len(count))
+    place = _rank(count, keep, ranking, from_top) - 1
+    if s.ndim == 2:
+        return s.sort(1, descending=True).values.gather(1, place[:, None]).squeeze(1)
+    place = (place + count.cumsum(0) - count).clamp_max(len(s) - 1)
+    return taken(s[ascending(pairs, -s)], place).masked_fill(count == 0, -inf)
 
 
 def _rank(number: Int[Tensor, "*any"], keep: float, ranking: Ranking, from_top: bool) -> Int[Tensor, "*any"]:

@@ -31,6 +31,7 @@ def semi_hard(pairs: Pairs, *, margin: float = 0.2, otherwise: Literal["drop", "
     """
     if margin <= 0:
         raise NearfarError(f"semi_hard needs a positive margin; got {margin}.")
+    pairs = pairs.short()
     s = pairs.positives.plain
     # What differs by rounding alone is equal: a copy of the positive in another class is not farther.
     below = s - pairs.of_anchor(slack(pairs))

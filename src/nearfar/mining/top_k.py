@@ -24,7 +24,7 @@ def top_k(pairs: Pairs, *, keep_negatives: int = 10, keep_positives: int | None 
             f"keep_positives={keep_positives}."
         )
     if keep_positives is not None:
-        pairs = pairs.as_list()
+        pairs = pairs.short(wait=False)
     (columns,) = pairs.stream(TopK(at_most(pairs, keep_negatives)))
     keep = None if keep_positives is None else places(pairs, pairs.positives.plain) < keep_positives
     return pairs.narrow(positives=keep, columns=columns)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nearfar.once import once
+from nearfar.similarity.stable import places_in, read, repeated
 
 MANY = 8
 """Candidates for each anchor from which only those of the anchors' classes are put in order."""
@@ -81,7 +82,7 @@ class SameClass:
         return self.anchors.device
 
     def count(self) -> int:
-        return int(self._range[1].sum())
+        return int(read(self._range[1].sum()))
 
     @property
     def sizes(self) -> Int[Tensor, " anchor"]:
@@ -91,7 +92,7 @@ class SameClass:
     def pairs(self) -> PairList:
         _, by_label = self._sorted
         first, count = self._range
-        anchor = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+        anchor = repeated(count)
         place = torch.arange(len(anchor), device=count.device) - (count.cumsum(0) - count)[anchor]
         return anchor, by_label[first[anchor] + place]
 
@@ -102,8 +103,10 @@ class SameClass:
     def order(self) -> tuple[Tensor, Tensor]:
         """Order class by class, in the order in which the candidates' classes first appear."""
         labels, by_label = self.candidates.sort(stable=True)
-        classes, run = torch.unique_consecutive(labels, return_inverse=True)
-        start = torch.searchsorted(run, torch.arange(len(classes), device=run.device))
+        begins = torch.ones_like(labels, dtype=torch.bool)
+        begins[1:] = labels[1:] != labels[:-1]
+        start, run = places_in(begins), begins.cumsum(0) - 1
+        classes = labels[start]
         # The sort is stable: the first of a run is the first of its class.
         rank = torch.argsort(torch.argsort(by_label[start]))
         candidates = by_label[torch.argsort(rank[run], stable=True)]
@@ -256,7 +259,7 @@ def _perhaps_among(many: Int[Tensor, " m"], few: Int[Tensor, " n"]) -> Int[Tenso
 
     seen = torch.zeros(2**16, dtype=torch.bool, device=few.device)
     seen[place(few)] = True
-    return torch.nonzero(seen[place(many)]).squeeze(1)
+    return places_in(seen[place(many)])
 
 
 def _first_tag(tags: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nearfar.once import once
 from nearfar.similarity.labels import Kinship, PairList, SameClass, matches
+from nearfar.similarity.stable import at_once, places_in
 
 
 @dataclass(eq=False)
@@ -42,21 +43,45 @@ class Relation:
             return torch.arange(self.kinship.size, device=self.kinship.device)
         return self.own_columns
 
+    @once
+    def on_host(self) -> "Relation":
+        """The same, by class, where the host can find out what lies where; a device is waited for, once."""
+        kinship = self.kinship
+        if not isinstance(kinship, SameClass) or at_once(kinship.anchors) or torch.compiler.is_compiling():
+            return self
+        given = (kinship.anchors, kinship.candidates, self.own_columns, self.anchor_ids, self.candidate_ids)
+        anchors, candidates, own, ids, candidate_ids = _brought(*given)
+        assert anchors is not None
+        assert candidates is not None
+        host = replace(
+            self,
+            kinship=SameClass(anchors, candidates),
+            own_columns=own,
+            anchor_ids=ids,
+            candidate_ids=candidate_ids,
+        )
+        host.__dict__["on_host"] = host
+        return host
+
     def positives(self) -> PairList:
         """List the positive pairs (anchor, candidate), ordered by anchor, then by candidate."""
+        if self.on_host is not self:
+            anchor, candidate = self.on_host.positives()
+            return anchor.to(self.kinship.device), candidate.to(self.kinship.device)
         anchor, candidate = self.kinship.pairs()
         out = torch.zeros_like(anchor, dtype=torch.bool)
         if self.own is not None:
             out |= self.own[anchor] == candidate
         if self.anchor_ids is not None and self.candidate_ids is not None:
             out |= self.anchor_ids[anchor] == self.candidate_ids[candidate]
-        return anchor[~out], candidate[~out]
+        kept = places_in(~out)
+        return anchor[kept], candidate[kept]
 
     def not_negative(self) -> PairList:
         """List every pair that is no negative: of one kind or never compared. A pair may come twice."""
         lists = [self.kinship.pairs()]
         if self.own is not None:
-            anchor = torch.nonzero(self.own >= 0).squeeze(1)
+            anchor = places_in(self.own >= 0)
             lists.append((anchor, self.own[anchor]))
         if self.anchor_ids is not None and self.candidate_ids is not None:
             lists.append(matches(self.anchor_ids, self.candidate_ids))
@@ -68,7 +93,7 @@ class Relation:
         mask = ~self.kinship.mask(rows)
         if self.own is not None:
             own = self.own[rows]
-            there = torch.nonzero(own >= 0).squeeze(1)
+            there = places_in(own >= 0)
             mask[there, own[there]] = False
         if self.anchor_ids is not None and self.candidate_ids is not None:
             mask &= self.anchor_ids[rows, None] != self.candidate_ids[None, :]
@@ -124,3 +149,11 @@ class Relation:
             candidate_ids=None if self.candidate_ids is None else self.candidate_ids[some],
             symmetric=False,
         )
+
+
+def _brought(*given: Int[Tensor, " n"] | None) -> list[Int[Tensor, " n"] | None]:
+    """Return the same numbers on the host, in one transfer; what is given twice is one tensor there, too."""
+    some = {id(x): x for x in given if x is not None}
+    every = torch.cat([x.long() for x in some.values()]).cpu()
+    found = dict(zip(some, every.split([len(x) for x in some.values()]), strict=True))
+    return [None if x is None else found[id(x)] for x in given]

@@ -1,8 +1,17 @@
 """Functions whose textbook form overflows, cancels or divides by zero, in a form that does not."""
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+AT_ONCE = ("cpu",)
+"""Devices whose numbers can be read without waiting for them."""
+
+
+def at_once(x: Tensor) -> bool:
+    """Whether the host can read a tensor without waiting for it, in code that nobody compiles."""
+    return x.device.type in AT_ONCE and not torch.compiler.is_compiling()
 
 
 def normalize(x: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
@@ -52,9 +61,7 @@ def _ordinary(square: Float[Tensor, "n 1"]) -> bool:
 
     On other devices than the CPU to ask would be to wait for the answer: there they never count as such.
     """
-    if square.device.type != "cpu":
-        return False
-    if torch.compiler.is_compiling():
+    if not at_once(square):
         return False
     most = 2.0**80 if square.dtype == torch.float32 else 2.0**600
     each = square.numpy()
@@ -109,9 +116,23 @@ def taken(x: Shaped[Tensor, "row *rest"], index: Int[Tensor, "*some"]) -> Tensor
     return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])
 
 
+def places_in(mask: Bool[Tensor, " n"]) -> Int[Tensor, " some"]:
+    """Return where a mask is true; a device is waited for, since the host must know how many that are."""
+    if at_once(mask):
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return torch.nonzero(mask).squeeze(1)
+
+
+def repeated(counts: Int[Tensor, " n"]) -> Int[Tensor, " some"]:
+    """Return 0, 1, 2, …, each as often as its count says; a device is waited for."""
+    if at_once(counts):
+        return torch.from_numpy(np.repeat(np.arange(len(counts)), counts.numpy()))
+    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+
+
 def read(x: Shaped[Tensor, ""]) -> float:
     """Return a number, by the way that no device is waited for where it lies on the CPU."""
-    if x.device.type != "cpu":
+    if not at_once(x):
         return float(x)
     x = x.detach()
     return float((x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy())

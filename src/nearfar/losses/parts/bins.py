@@ -15,13 +15,14 @@ from nearfar.similarity import Count, HingeSum, Reduction
 def of_positives(pairs: Pairs, bins: int) -> Float[Tensor, "anchor node"]:
     """Histogram of each anchor's positives."""
     s, anchor = pairs.positives.similarity, pairs.positives.anchor
+    one = pairs.of_anchor(s.new_ones(len(pairs)))  # and 0 where a table has no pair
     place = (1 - s) * (bins / 2)
     # What is no number lies in node 0: no index is made of it, and its share is still no number.
     first = place.detach().floor().nan_to_num(0.0).clamp(0, bins - 1)
-    share = place - first
-    at = anchor * (bins + 1) + first.long()
-    flat = s.new_zeros(len(pairs) * (bins + 1))
-    return flat.index_add(0, at, 1 - share).index_add(0, at + 1, share).view(len(pairs), bins + 1)
+    share = ((place - first) * one).flatten()
+    at = (anchor * (bins + 1) + first.long()).flatten()
+    flat = s.new_zeros(len(pairs) * (bins + 1)).index_add(0, at, one.flatten() - share)
+    return flat.index_add(0, at + 1, share).view(len(pairs), bins + 1)
 
 
 def negatives_up_to(

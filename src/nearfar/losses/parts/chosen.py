@@ -9,7 +9,7 @@ from nearfar.similarity import TopK
 from nearfar.similarity.tiled.similarities import at_pairs
 
 
-def named_negatives(pairs: Pairs) -> Int[Tensor, "positive k"] | None:
+def named_negatives(pairs: Pairs) -> Int[Tensor, "*positive k"] | None:
     """List the negatives that mining has named for each positive pair, -1 for none.
 
     Returns:
@@ -20,7 +20,7 @@ def named_negatives(pairs: Pairs) -> Int[Tensor, "positive k"] | None:
     anchor = pairs.positives.anchor
     if not len(anchor):
         return anchor.new_full((0, 1), -1)
-    (columns,) = pairs.stream(TopK(max(1, pairs.chosen.columns.shape[1]), per="positive"))
+    (columns,) = pairs.stream(TopK(max(1, pairs.chosen.columns.shape[-1]), per="positive"))
     return columns
 
 
@@ -37,17 +37,17 @@ def refuse_thresholds(pairs: Pairs, loss: str) -> None:
         )
 
 
-def from_anchor(pairs: Pairs, columns: Int[Tensor, "positive k"]) -> Float[Tensor, "positive k"]:
+def from_anchor(pairs: Pairs, columns: Int[Tensor, "*positive k"]) -> Float[Tensor, "*positive k"]:
     """Similarity of each positive pair's anchor with the candidates named for it; differentiable."""
-    anchor = pairs.positives.anchor[:, None].expand_as(columns)
+    anchor = pairs.positives.anchor[..., None].expand_as(columns)
     s = pairs.block.at(anchor.reshape(-1), columns.clamp_min(0).reshape(-1))
     return s.view(columns.shape)
 
 
-def from_positive(pairs: Pairs, columns: Int[Tensor, "positive k"]) -> Float[Tensor, "positive k"]:
+def from_positive(pairs: Pairs, columns: Int[Tensor, "*positive k"]) -> Float[Tensor, "*positive k"]:
     """Similarity of each positive pair's *positive* with the candidates named for it; differentiable."""
     block = pairs.block
-    positive = pairs.positives.candidate[:, None].expand_as(columns).reshape(-1)
+    positive = pairs.positives.candidate[..., None].expand_as(columns).reshape(-1)
     column = columns.clamp_min(0).reshape(-1)
     if block.relation.symmetric:
         s = block.at(positive, column)

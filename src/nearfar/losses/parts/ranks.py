@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nearfar.kept import PositiveTable
 from nearfar.pairs import Pairs
 from nearfar.similarity.threads import in_turn, plainly
 
@@ -17,24 +18,30 @@ ELEMENTS = 2**18
 def positives_above(pairs: Pairs, temperature: float) -> Float[Tensor, " positive"]:
     """Σ σ((s_iq - s_ip) / τ) over the other positives q of the anchor, for each positive pair (i, p).
 
-    Anchors with equally many positives are taken together, some at a time. Where all are more than
-    ``ELEMENTS``, the backward pass computes the differences again, and there is no double backward.
+    Anchors with equally many positives are taken together, those of a table all, some at a time. Where all
+    are more than ``ELEMENTS``, the backward pass computes the differences again, and there is no double
+    backward.
     """
-    s, anchor = pairs.positives.similarity, pairs.positives.anchor
-    count = torch.bincount(anchor, minlength=len(pairs))[anchor]
+    kept, s = pairs.positives, pairs.positives.similarity
+    if isinstance(kept, PositiveTable):
+        # Where there is no pair there is a similarity so low that no step counts it.
+        s = torch.where(kept.there, s, s.detach().amin() - 1000 * temperature)
+        return _above_each(s.flatten(), _parts([s.shape[1]], [s.numel()]), temperature).view(s.shape)
+    count = torch.bincount(kept.anchor, minlength=len(pairs))[kept.anchor]
     order = torch.argsort(count, stable=True)
-    parts = _parts(count[order])
-    if int(count.sum()) <= ELEMENTS:
-        rows = [s[order[part.rows]].view(-1, part.size) for part in parts]
-        sums = torch.cat([s[:0], *(_above(x, temperature).view(-1) for x in rows)])
-    else:
-        sums = _Above.apply(s[order], parts, temperature)
-    return torch.empty_like(s).index_copy(0, order, sums)  # pyrefly: ignore[bad-argument-type]
+    sizes, numbers = torch.unique_consecutive(count[order], return_counts=True)
+    sums = _above_each(s[order], _parts(sizes.tolist(), numbers.tolist()), temperature)
+    return torch.empty_like(s).index_copy(0, order, sums)
 
 
 def positives_at_least(pairs: Pairs) -> Float[Tensor, " positive"]:
     """How many other positives q of the anchor have s_iq >= s_ip, for each positive pair (i, p)."""
-    s, anchor = pairs.positives.similarity.detach(), pairs.positives.anchor
+    kept, s = pairs.positives, pairs.positives.similarity.detach()
+    if isinstance(kept, PositiveTable):
+        s = s.masked_fill(kept.absent, -torch.inf)
+        below = torch.searchsorted(s.sort(1).values, s)
+        return (s.shape[1] - 1 - below).to(s.dtype)
+    anchor = kept.anchor
     order = torch.argsort(s, descending=True, stable=True)
     order = order[torch.argsort(anchor[order], stable=True)]
     value, owner = s[order], anchor[order]
@@ -66,11 +73,15 @@ class _Part:
     some: slice
 
 
-def _parts(count: Tensor) -> list[_Part]:
-    """Cut a list of positives, sorted by how many their anchors have, into parts of at most ``ELEMENTS``."""
+def _parts(sizes: list[int], numbers: list[int]) -> list[_Part]:
+    """Cut a list of positives, sorted by how many their anchors have, into parts of at most ``ELEMENTS``.
+
+    Args:
+        sizes: how many an anchor may have.
+        numbers: how many positives there are whose anchors have so many.
+    """
     parts, start = [], 0
-    sizes, numbers = torch.unique_consecutive(count, return_counts=True)
-    for size, number in zip(sizes.tolist(), numbers.tolist(), strict=True):
+    for size, number in zip(sizes, numbers, strict=True):
         step = size * max(1, ELEMENTS // size**2)
         wide = max(1, ELEMENTS // size)  # less than ``size`` only where an anchor is alone
         for first in range(start, start + number, step):
@@ -78,6 +89,16 @@ def _parts(count: Tensor) -> list[_Part]:
             parts += [_Part(rows, size, slice(a, min(a + wide, size))) for a in range(0, size, wide)]
         start += number
     return parts
+
+
+def _above_each(s: Tensor, parts: list[_Part], temperature: float) -> Tensor:
+    if (
+        sum((part.rows.stop - part.rows.start) * (part.some.stop - part.some.start) for part in parts)
+        <= ELEMENTS
+    ):
+        rows = [s[part.rows].view(-1, part.size) for part in parts]
+        return torch.cat([s[:0], *(_above(x, temperature).view(-1) for x in rows)])
+    return _Above.apply(s, parts, temperature)  # pyrefly: ignore
 
 
 def _above(s: Tensor, temperature: float) -> Tensor:

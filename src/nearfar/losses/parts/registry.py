@@ -19,6 +19,8 @@ Function = TypeVar("Function", bound=Formula)
 Needs = Literal["positive", "either", "nothing"]
 View = Callable[[Tensor, Measure], tuple[Tensor, Measure]]
 """(embeddings [n, dim], similarity asked for) -> (vectors to compare, measure to compare them with)"""
+Table = Literal[False, True, "short", "short_at_once"]
+"""How a function takes the positives of a small batch; see ``register_loss``."""
 Running = Mapping[str, Tensor]
 """Statistics of the batches so far, each a scalar, by name."""
 Update = Callable[[Pairs, Running], Running]
@@ -45,7 +47,7 @@ class LossEntry:
             too many to list can be taken some anchors at a time.
         running: statistics over the batches that the function takes after ``pairs``, and their start.
         update: how a batch changes them, before the function sees them.
-        table: whether the function takes positives in a table as well as in a list.
+        table: in which table, if any, the function takes positives as well as in a list.
     """
 
     function: Formula
@@ -60,7 +62,7 @@ class LossEntry:
     separable: bool
     running: Mapping[str, float]
     update: Update | None
-    table: bool
+    table: Table
 
     def __reduce__(self) -> tuple[Callable[..., "LossEntry"], tuple[str, str]]:
         """Pickle and copy by name: another process registers the loss when it imports its module."""
@@ -92,7 +94,7 @@ def register_loss(
     separable: bool = ...,
     running: Mapping[str, float] | None = ...,
     update: Update | None = ...,
-    table: bool = ...,
+    table: Table = ...,
 ) -> Callable[[Function], Function]: ...
 def register_loss(
     function: Function | None = None,
@@ -108,7 +110,7 @@ def register_loss(
     separable: bool = True,
     running: Mapping[str, float] | None = None,
     update: Update | None = None,
-    table: bool = False,
+    table: Table = False,
 ) -> Function | Callable[[Function], Function]:
     """Register a loss under the name of its function.
 
@@ -130,7 +132,9 @@ def register_loss(
         update: how a batch changes them in training, before the function sees them.
         table: True when the function reads nothing of ``pairs.positives`` but the similarity, and meets it
             with what ``of_anchor``, ``of_candidate``, ``per_anchor`` and ``stream`` give: the positives of a
-            small batch then come as a table [anchor, k], and no shape depends on the labels.
+            small batch then come as a table [anchor, k], and no shape depends on the labels. "short" asks for
+            as few columns as an anchor has positives, for work on each positive with each negative: a device
+            is waited for, once. "short_at_once" asks for that only where nobody has to wait.
 
     Raises:
         NearfarError: if the name is taken.

@@ -91,10 +91,12 @@ class Terms:
 
     def _tilted(self, weights: Tensor, tilt: float) -> Tensor:
         some = (self.count > 0) & (weights > 0)
-        if not some.any():
-            return 0 * self.total.sum()
-        w = weights[some]
-        return (torch.logsumexp(tilt * self.total[some] + w.log(), 0) - w.sum().log()) / tilt
+        log_weight = torch.where(some, weights, 1.0).log()
+        z = torch.where(some, tilt * self.total + log_weight, -torch.inf)
+        mass = torch.where(some, weights, 0.0).sum()
+        # Where nothing counts, neither logarithm is taken, and the value is 0.
+        z, mass = torch.where(some.any(), z, 0.0 * self.total), torch.where(some.any(), mass, 1.0)
+        return (torch.where(some.any(), torch.logsumexp(z, 0), 0.0) - mass.log()) / tilt
 
 
 class Values(Terms):

@@ -22,12 +22,12 @@ be, are normal numbers."""
 class ModulatedLogSumExp:
     """log Σ_{j∈N_i} e^z with z = a s_ij, or z = a s_ij (s_ij + t) where s_ij > τ_i.
 
-    ``above`` are the τ_i, without gradient.
+    ``above`` are the τ_i and ``offset`` is t, without gradient.
     """
 
     scale: float
     above: Float[Tensor, " anchor"]
-    offset: float
+    offset: Float[Tensor, ""]
     per: ClassVar[Per] = "anchor"
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from nearfar.similarity.measure import between, few
-from nearfar.similarity.stable import lengths, normalize
+from nearfar.similarity.stable import at_once, lengths, normalize
 
 LEAST, MOST = 1e-12, 1e12
 """Lengths between which all that is computed of a row in float32 is an ordinary number."""
@@ -166,7 +166,7 @@ def ordinary_lengths(x: Float[Tensor, "row dim"]) -> Float[Tensor, "row 1"] | No
 
     A device that would have to be waited for is not asked.
     """
-    if x.device.type != "cpu" or not x.numel() or is_compiling():
+    if not at_once(x) or not x.numel():
         return None
     length = torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
     each = length.numpy().ravel()

@@ -25,6 +25,7 @@ from nearfar.similarity.reductions import (
     threshold_of,
 )
 from nearfar.similarity.relation import Relation
+from nearfar.similarity.stable import read
 from nearfar.similarity.stored import Stored, columns, whole
 from nearfar.similarity.threads import plainly
 from nearfar.similarity.tiled.layout import Layout
@@ -168,7 +169,7 @@ class TiledBlock:
         if reduction.per == "positive" and threshold.ndim:
             first = torch.searchsorted(owners, owners)
             rank = torch.arange(len(owners), device=owners.device) - first
-            depth = int(rank.max()) + 1 if len(rank) else 1
+            depth = int(read(rank.max())) + 1 if len(rank) else 1
             none = -torch.inf if isinstance(reduction, Max | ArgMax) else torch.inf
             table = self.x.new_full((depth, len(side)), none)
             table = table.index_put((rank, side.places(owners)), threshold)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nearfar.similarity.curves import Curve, Passed
+from nearfar.similarity.stable import read
 from nearfar.similarity.tiled.layout import Side
 from nearfar.similarity.tiled.tile import Edge, Tile, Weights
 
@@ -165,9 +166,9 @@ class CurveStep:
         if self.matrix is None:
             return [1] * len(side.blocks), [self.scalar] * len(side.blocks)
         real = self.matrix < torch.inf
-        depth = [int(real[:, block].sum(0).max()) for block in side.blocks]
+        depth = [int(read(real[:, block].sum(0).max())) for block in side.blocks]
         return depth, [
-            float(self.matrix[:, block].min()) if len(self.matrix) else torch.inf for block in side.blocks
+            read(self.matrix[:, block].min()) if len(self.matrix) else torch.inf for block in side.blocks
         ]
 
 

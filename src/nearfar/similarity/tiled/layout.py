@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nearfar.similarity.labels import SameClass
 from nearfar.similarity.relation import Relation
+from nearfar.similarity.stable import places_in, read
 
 WIDE = 8
 """Candidates for each anchor from which rows stay in the order given: to sort them would cost too much."""
@@ -90,9 +91,11 @@ class Side:
 class Layout:
     """Rows and columns sorted so that pairs of one kind lie close together, cut into tiles.
 
-    Where candidates are very many, or some of them stored, all rows stay in the order given.
+    Where candidates are very many, or some of them stored, all rows stay in the order given. All of it is
+    found on the host, by labels that are brought there once.
 
     Attributes:
+        host: the same with all places on the host; itself where they are there.
         symmetric: a batch against itself: the tiles on and above the diagonal hold every pair.
         anchors, candidates: the order and the blocks of each side.
         lanes: into how many lanes the blocks of columns are dealt; each has its own sums over the rows.
@@ -108,8 +111,12 @@ class Layout:
         border: int | None = None,
     ) -> None:
         as_given = border is not None or (not symmetric and candidates >= WIDE * anchors)
-        order, candidate_order = (None, None) if as_given else relation.kinship.order()
         self.relation = relation
+        host, sides = relation.on_host, (anchors, candidates, tile, symmetric, border)
+        self.host = self if host is relation else Layout(host, *sides)
+        order = candidate_order = None
+        if not as_given:
+            order, candidate_order = (self._here(x) for x in host.kinship.order())
         self.symmetric = symmetric
         self.as_given = as_given
         self.lanes = max(1, LANES // max(1, -(-anchors // tile))) if as_given else 1
@@ -121,8 +128,15 @@ class Layout:
 
     def others(self) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
         """Every pair (row, column) that is no negative, in sorted places."""
+        if self.host is not self:
+            row, column = self.host.others()
+            return self._here(row), self._here(column)
         anchor, candidate = self.relation.not_negative()
         return self.anchors.places(anchor), self.candidates.places(candidate)
+
+    def _here(self, x: Tensor) -> Tensor:
+        """Bring what is known on the host to where the rows are."""
+        return x.to(self.relation.kinship.device)
 
     @property
     def pairs_lie_together(self) -> bool:
@@ -132,11 +146,11 @@ class Layout:
     @cached_property
     def class_size(self) -> int | None:
         """How many rows each class has, in a batch against itself with classes of one size; else None."""
-        kinship = self.relation.kinship
+        kinship = self.host.relation.kinship
         if not self.symmetric or not isinstance(kinship, SameClass) or not len(self.anchors):
             return None
         sizes = kinship.sizes
-        return int(sizes[0]) if bool((sizes == sizes[0]).all()) else None
+        return int(read(sizes[0])) if read((sizes == sizes[0]).all()) else None
 
     def tiles(self) -> Iterator[tuple[int, int]]:
         """Run through the tiles (row block, column block) in rounds; those of a round share no block."""
@@ -160,16 +174,20 @@ class Layout:
 
     @cached_property
     def _by_tile(self) -> tuple[Tensor, list[int]]:
+        if self.host is not self:
+            flat, start = self.host._by_tile
+            return self._here(flat), start
         row, column = self.others()
         i, first_row, _ = self.anchors.locate(row)
         j, first_column, width = self.candidates.locate(column)
         flat = (row - first_row) * width + (column - first_column)
         if self.symmetric:
-            upper = i <= j
+            upper = places_in(i <= j)
             flat, i, j = flat[upper], i[upper], j[upper]
         tile = i * len(self.candidates.blocks) + j
-        count = torch.bincount(tile, minlength=len(self.anchors.blocks) * len(self.candidates.blocks))
-        return flat[torch.argsort(tile)], [0, *count.cumsum(0).tolist()]
+        order = torch.argsort(tile)
+        edges = torch.arange(len(self.anchors.blocks) * len(self.candidates.blocks) + 1, device=tile.device)
+        return flat[order], torch.searchsorted(tile[order], edges).tolist()
 
     def others_by_part(
         self, parts: list[slice], over_candidates: bool
@@ -179,6 +197,9 @@ class Layout:
         Returns:
             (row, other), rows being anchors, or candidates with ``over_candidates``.
         """
+        if self.host is not self:
+            (row, other), start = self.host.others_by_part(parts, over_candidates)
+            return (self._here(row), self._here(other)), start
         row, other = reversed(self.others()) if over_candidates else self.others()
         order = torch.argsort(other)
         edges = torch.tensor([*(part.start for part in parts), 2**62], device=row.device)

@@ -26,7 +26,7 @@ from nearfar.similarity.reductions import (
     TopK,
     threshold_of,
 )
-from nearfar.similarity.stable import taken
+from nearfar.similarity.stable import places_in, read, taken
 from nearfar.similarity.stored import Columns, Stored, columns
 from nearfar.similarity.threads import plainly
 from nearfar.similarity.tiled.curve_steps import CurveStep
@@ -230,10 +230,10 @@ def _with_stored(ctx: Any, step: AnyStep, gradient: Tensor) -> tuple[Tensor, Ten
 
 def _common_value(gradient: Tensor, table: Tensor | None) -> Tensor | None:
     """The value that all gradients of real thresholds have, if they have one."""
-    real = gradient if table is None else gradient[table < torch.inf]
+    real = gradient if table is None else gradient.flatten()[places_in((table < torch.inf).flatten())]
     if not len(real):
         return gradient.new_zeros(())
-    return real.flatten()[0] if bool((real == real.flatten()[0]).all()) else None
+    return real.flatten()[0] if read((real == real.flatten()[0]).all()) else None
 
 
 def _push_extreme(

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar.similarity.stable import read
 from nearfar.similarity.stored import Stored, columns
 from nearfar.similarity.threads import in_turn, plainly
 
@@ -47,7 +49,7 @@ def panel_similarity(
     """
     group = row // ROWS
     if block is not None:
-        group = group * (int(block.max()) + 1 if len(block) else 1) + block
+        group = group * (int(read(block.max())) + 1 if len(block) else 1) + block
     order = torch.argsort(group, stable=True)
     panels = _panels(row[order], column[order], group[order], len(x))
     values = _Panels.apply(x, None if y is x else y, panels, stored)
@@ -95,15 +97,15 @@ class _Panels(torch.autograd.Function):
 
 def _panels(row: Tensor, column: Tensor, group: Tensor, rows: int) -> list[Panel]:
     """Return one panel for each group of pairs; these are listed group by group, each within ROWS rows."""
-    sizes = torch.unique_consecutive(group, return_counts=True)[1]
-    ends = sizes.cumsum(0).tolist()
+    device = row.device
+    at, there, of = torch.stack([row, column, group]).cpu().numpy()
+    ends = [*(np.flatnonzero(np.diff(of)) + 1).tolist(), len(of)] if len(of) else []
     panels = []
     for first, last in zip([0, *ends], ends, strict=False):
         pairs = slice(first, last)
-        start = int(row[first]) // ROWS * ROWS
-        there = column[pairs]
-        low, high = int(there.min()), int(there.max()) + 1
-        flat = (row[pairs] - start) * (high - low) + (there - low)
+        start = int(at[first]) // ROWS * ROWS
+        low, high = int(there[pairs].min()), int(there[pairs].max()) + 1
+        flat = torch.from_numpy((at[pairs] - start) * (high - low) + (there[pairs] - low)).to(device)
         panels.append(Panel(slice(start, min(start + ROWS, rows)), slice(low, high), pairs, flat))
     return panels
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nearfar.similarity.measure import Measure, is_product, row_by_row
+from nearfar.similarity.stable import read
 from nearfar.similarity.stored import Columns, Stored, columns, longest
 from nearfar.similarity.threads import in_turn, plainly
 from nearfar.similarity.tiled.matmul import choose_product
@@ -32,7 +33,7 @@ class Inner:
 
     def bounds(self) -> tuple[float, float]:
         """Between what similarities must lie (Cauchy and Schwarz)."""
-        largest = float(longest(self.x))
+        largest = read(longest(self.x))
         limit = 1.0001 * largest * (largest if self.y is self.x else _longest(self.y))
         return -limit, limit
 
@@ -77,7 +78,7 @@ class Distances:
     def bounds(self) -> tuple[float, float]:
         if not (len(self.x) and len(self.y)):
             return 0.0, 0.0
-        limit = 1.0001 * (float(self.xx.sqrt().max()) + _longest(self.y))
+        limit = 1.0001 * (read(self.xx.sqrt().max()) + _longest(self.y))
         return -(limit * limit if self.squared else limit), 0.0
 
     def tile(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
@@ -231,4 +232,4 @@ def _slopes(x: Tensor, y: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
 
 
 def _longest(x: Tensor | Columns) -> float:
-    return max(float(longest(x.given)), x.stored.longest()) if isinstance(x, Columns) else float(longest(x))
+    return max(read(longest(x.given)), x.stored.longest()) if isinstance(x, Columns) else read(longest(x))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nearfar.similarity.reductions import LogSumExp, SoftMean
+from nearfar.similarity.stable import read
 from nearfar.similarity.tiled.curve_steps import add_rows, add_spread, edges_of, forked
 from nearfar.similarity.tiled.layout import Side
 from nearfar.similarity.tiled.tile import BIG, Edge, Tile, Weights
@@ -47,7 +48,7 @@ class SoftmaxStep:
         # Exponents near 0 are the most exact: they are moved up only as far as their span asks for.
         top = high - max(0.0, high - low - deepest)
         self.top: Tensor | float = (
-            float(like.new_tensor(top + self.slope * self.shift)) - self.slope * self.shift
+            read(torch.tensor(top + self.slope * self.shift, dtype=like.dtype)) - self.slope * self.shift
         )
         if high - low > deepest + highest:
             self.top = like.new_full((len(side),), -torch.inf)

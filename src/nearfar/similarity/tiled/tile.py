@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nearfar.similarity.interval import Interval
+from nearfar.similarity.stable import at_once, read
 
 BIG = 1e30
 """Larger than any similarity, yet finite: a mask of 0 and 1 times this moves an entry out of every set."""
@@ -129,7 +130,8 @@ class Tile:
 
     @cached_property
     def largest(self) -> float:
-        return float(self.s.max())
+        """The largest similarity, by which tiles are left out; a device is not waited for, tile by tile."""
+        return read(self.s.max()) if at_once(self.s) else torch.inf
 
 
 class Weights:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nearfar.similarity.interval import Interval
+from nearfar.similarity.stable import places_in
 from nearfar.similarity.stored import Columns
 from nearfar.similarity.threads import in_turn
 from nearfar.similarity.tiled.curve_steps import CurveStep
@@ -195,7 +197,7 @@ def find(scan: Scan, step: ExtremeStep) -> Tensor:
             apart = (s[: len(rows)] * step.sign).sub_(step.value[k, rows, None]).abs_()
             near, far = row[start[j] : start[j + 1]], other[start[j] : start[j + 1]]
             at = torch.searchsorted(rows, near).clamp_max(len(rows) - 1)
-            there = rows[at] == near
+            there = places_in(rows[at] == near)
             apart[at[there], far[there] - part.start] = torch.inf
             place[k, rows] = part.start + apart.argmin(1)
 
@@ -205,7 +207,8 @@ def find(scan: Scan, step: ExtremeStep) -> Tensor:
 
 def _groups(number: Tensor) -> list[tuple[int, Tensor]]:
     """Each number (from 0 on) that comes in ``number``, with the rows it comes in, in order."""
-    order = torch.argsort(number, stable=True)
-    numbers, sizes = torch.unique_consecutive(number[order], return_counts=True)
+    known = number.cpu().numpy()
+    numbers, sizes = np.unique(known, return_counts=True)
+    order = torch.from_numpy(known.argsort(kind="stable")).to(number.device)
     groups = zip(numbers.tolist(), order.split(sizes.tolist()), strict=True)
     return [group for group in groups if group[0] >= 0]
