@@ -30,6 +30,7 @@ LAYERS = [
     ["similarity"],
     ["inputs"],
     ["kept"],
+    ["positive_table"],
     ["named"],
     ["pairs"],
     ["memory", "unseen"],

@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.kept import Chosen, Positives, PositiveTable
+from nearfar.kept import Chosen, Positives
+from nearfar.positive_table import PositiveTable
 from nearfar.similarity import ArgMax, Block, OrderStatistic, Reduction, Sample, TopK
 from nearfar.similarity.dense.closed import Asked, reduced
 from nearfar.similarity.dense.matrix import DenseBlock

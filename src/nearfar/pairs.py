@@ -11,8 +11,9 @@ from torch import Tensor
 from nearfar import named
 from nearfar.errors import NearfarError, suggest
 from nearfar.inputs import Labels, check_embeddings, check_same_dim, relate
-from nearfar.kept import Against, Chosen, Positives, PositiveTable, Reduce
+from nearfar.kept import Against, Chosen, Positives, Reduce
 from nearfar.once import once
+from nearfar.positive_table import PositiveTable
 from nearfar.similarity import (
     Block,
     Measure,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nearfar.similarity import LogSumExp
 from nearfar.similarity.classes.block import ClassBlock
-from nearfar.similarity.classes.dense import DenseClassBlock, sine
+from nearfar.similarity.classes.dense import DenseClassBlock
 from nearfar.similarity.classes.own import Geometry
 from nearfar.similarity.interval import Interval
 
@@ -92,6 +92,6 @@ def sine_by_autograd(x: Tensor, w: Tensor) -> Tensor:
 def test_the_sine_has_no_gradient_at_its_kink(factor: float) -> None:
     u = torch.eye(3)[:2].requires_grad_()
     cosine = torch.full((2,), factor, requires_grad=True)
-    value = sine(cosine, u, factor * u.detach(), torch.arange(2))
+    value = DenseClassBlock(u, factor * u.detach(), torch.arange(2), GEOMETRIES[0]).sine(cosine)
     assert (value == 0).all()
     assert (torch.autograd.grad(value.sum(), cosine)[0] == 0).all()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from nearfar.criterion.batch import Batch
 from nearfar.criterion.chunks import by_chunks
@@ -211,7 +212,8 @@ class Arithmetic(nn.Module):
                 for key, value in self._entry.update(seen, running).items():
                     running[key].copy_(judged.running(value, running[key]))
         parts = self._terms(pairs, None, {}, tuple(value.clone() for value in running.values()))
-        self.__dict__["last"] = Statistics.of(parts, pairs, mined=False, verdict=judged)
+        if not is_compiling():
+            self.__dict__["last"] = Statistics.of(parts, pairs, mined=False, verdict=judged)
         return parts
 
     def _chunk(self, relation: Relation, n: int, m: int) -> int | None:

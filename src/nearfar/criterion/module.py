@@ -22,6 +22,7 @@ from nearfar.similarity import Relation, SameClass, choose
 from nearfar.similarity.dense.matrix import DenseBlock, Lengths
 from nearfar.similarity.dense.products import ordinary_lengths
 from nearfar.similarity.stable import full_precision
+from nearfar.similarity.tiled.block import TiledBlock
 
 
 class Loss(General):
@@ -74,6 +75,8 @@ class Loss(General):
         batch = Batch(embeddings, labels, candidates, candidate_labels, weights, ids, candidate_ids)
         if lacks_float64(embeddings):
             return computed_nearby(self, batch, memory)
+        if is_compiling() and not self._compiles(batch, memory):
+            return self._as_it_is(batch, memory)
         return self.compared(batch, memory)
 
     def _is_small(self, x: Tensor, labels: Labels) -> bool:
@@ -87,11 +90,34 @@ class Loss(General):
         w = self.proxies
         if w is not None:
             given += w.shape, w.device, self.training
-        if given != self._small or is_compiling():
+        if is_compiling():
+            return self._entry.compiles and self._fits(x, labels) and not self._among_ranks
+        if given != self._small:
             if not self._fits(x, labels):
                 return False
             self._small = given
-        return not (self.across_ranks and world_size() > 1)
+        return not self._among_ranks
+
+    @property
+    def _among_ranks(self) -> bool:
+        return self.across_ranks and world_size() > 1
+
+    def _compiles(self, batch: Batch, memory: CrossBatchMemory | None) -> bool:
+        """Whether ``torch.compile`` can take a call whole; else it leaves it as it is."""
+        x, labels = batch.embeddings, batch.labels
+        if memory is not None or self._among_ranks or not isinstance(labels, Tensor) or labels.ndim != 1:
+            return False
+        others = batch.candidates if self.proxies is None else self.proxies
+        return (
+            self._entry.compiles
+            and choose(self.backend, len(x), len(x if others is None else others)) is not TiledBlock
+        )
+
+    @torch.compiler.disable(
+        reason="a memory, ranks, tags, tiles and losses of unknown shapes run as they are"
+    )
+    def _as_it_is(self, batch: Batch, memory: CrossBatchMemory | None) -> Tensor:
+        return self.compared(batch, memory)
 
     def _fits(self, x: Tensor, labels: Tensor) -> bool:
         if x.ndim != 2 or x.dtype not in FLOATS or x.layout != torch.strided or lacks_float64(x):
@@ -134,7 +160,8 @@ class Loss(General):
             learned = {name: judged.rows(number) for name, number in self.learned.items()}
         parts = self._terms(pairs if mining is None else self._mined(pairs), None, learned)
         self.notices.look_for_positives(pairs.listed.some, rows.shape[0])
-        self.__dict__["last"] = Statistics.of(parts, pairs, mining is not None, judged)
+        if not is_compiling():
+            self.__dict__["last"] = Statistics.of(parts, pairs, mining is not None, judged)
         return parts
 
     def _with_classes(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from nearfar.callers import level
 from nearfar.criterion.classes import unknown_label
@@ -91,6 +92,8 @@ class Notices:
 
     def listen(self) -> None:
         """Tell what has come of earlier batches."""
+        if not self._coming or is_compiling():
+            return
         coming, self._coming = self._coming, []
         for number, has_come, tell in coming:
             if has_come():
@@ -99,6 +102,8 @@ class Notices:
                 self._coming.append((number, has_come, tell))
 
     def _bring(self, number: Tensor, tell: Callable[[int], None]) -> None:
+        if is_compiling():  # nothing is told by code that is compiled
+            return
         if number.device.type != "cuda":
             self._coming.append((number.to("cpu", non_blocking=True), lambda: True, tell))
             return

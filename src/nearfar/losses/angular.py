@@ -23,7 +23,7 @@ from nearfar.similarity.stored import Columns
 Listed = Int[np.ndarray, " positive"]
 
 
-@register_loss(reduction="mean_terms", needs="positive", table=True)
+@register_loss(reduction="mean_terms", needs="positive", table=True, compiles=False)
 def angular(pairs: Pairs, *, alpha: float = 40.0) -> Terms:
     """Keep the angle at which a negative sees a positive pair below α.
 

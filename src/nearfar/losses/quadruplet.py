@@ -19,7 +19,7 @@ from nearfar.similarity.interval import Interval
 from nearfar.similarity.stable import taken
 
 
-@register_loss(reduction="mean_active", mined="mean_terms", separable=False, table="short")
+@register_loss(reduction="mean_active", mined="mean_terms", separable=False, table="short", compiles=False)
 def quadruplet(pairs: Pairs, *, margin: float = 0.2, second_margin: float = 0.1) -> tuple[Terms, Terms]:
     """Ask that a positive pair be nearer than a negative pair, with the anchor in it and without.
 

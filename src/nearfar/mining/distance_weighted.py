@@ -5,6 +5,7 @@ from math import inf
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from nearfar.errors import NearfarError
 from nearfar.mining.counter import key_of, names_of, uniforms
@@ -73,7 +74,7 @@ def log_weight(
 
 
 def _check_unit_length(pairs: Pairs) -> None:
-    if pairs.measure == "cosine":
+    if pairs.measure == "cosine" or is_compiling():
         return
     given, stored = pairs.block.parts
     lengths = [x.detach().norm(dim=1) for x in (given, pairs.block.anchors)]

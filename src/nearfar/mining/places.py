@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from nearfar.kept import PositiveTable
 from nearfar.pairs import Pairs
+from nearfar.positive_table import PositiveTable
 from nearfar.similarity import Count
 from nearfar.similarity.stable import read
 

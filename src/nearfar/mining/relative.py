@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nearfar.errors import NearfarError
-from nearfar.kept import PositiveTable
 from nearfar.mining.places import ascending, counts
 from nearfar.mining.registry import register_rule
 from nearfar.mining.rounding import slack
 from nearfar.pairs import Pairs
+from nearfar.positive_table import PositiveTable
 from nearfar.similarity import Count, Max, OrderStatistic
 from nearfar.similarity.stable import taken
 

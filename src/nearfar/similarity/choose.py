@@ -3,6 +3,8 @@
 import logging
 from functools import cache
 
+from torch.compiler import is_compiling
+
 from nearfar.errors import NearfarError, suggest
 from nearfar.similarity.block import Build
 from nearfar.similarity.dense.matrix import DenseBlock
@@ -34,8 +36,9 @@ def choose(name: str, anchors: int, candidates: int) -> Build:
     if name == "auto":
         pairs = anchors * candidates
         name = "dense" if pairs <= SMALL else "tiled"
-        few = "at most" if name == "dense" else "more than"
-        _log(name, f"{few} {SMALL:,} comparisons")
+        if not is_compiling():
+            few = "at most" if name == "dense" else "more than"
+            _log(name, f"{few} {SMALL:,} comparisons")
     return backends[name]
 
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.kept import PositiveTable
 from nearfar.pairs import Pairs
+from nearfar.positive_table import PositiveTable
 from nearfar.similarity.threads import in_turn, plainly
 
 ELEMENTS = 2**18

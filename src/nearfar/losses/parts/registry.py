@@ -48,6 +48,7 @@ class LossEntry:
         running: statistics over the batches that the function takes after ``pairs``, and their start.
         update: how a batch changes them, before the function sees them.
         table: in which table, if any, the function takes positives as well as in a list.
+        compiles: whether ``torch.compile`` can take it whole.
     """
 
     function: Formula
@@ -63,6 +64,7 @@ class LossEntry:
     running: Mapping[str, float]
     update: Update | None
     table: Table
+    compiles: bool
 
     def __reduce__(self) -> tuple[Callable[..., "LossEntry"], tuple[str, str]]:
         """Pickle and copy by name: another process registers the loss when it imports its module."""
@@ -95,6 +97,7 @@ def register_loss(
     running: Mapping[str, float] | None = ...,
     update: Update | None = ...,
     table: Table = ...,
+    compiles: bool = ...,
 ) -> Callable[[Function], Function]: ...
 def register_loss(
     function: Function | None = None,
@@ -111,6 +114,7 @@ def register_loss(
     running: Mapping[str, float] | None = None,
     update: Update | None = None,
     table: Table = False,
+    compiles: bool = True,
 ) -> Function | Callable[[Function], Function]:
     """Register a loss under the name of its function.
 
@@ -135,6 +139,7 @@ def register_loss(
             small batch then come as a table [anchor, k], and no shape depends on the labels. "short" asks for
             as few columns as an anchor has positives, for work on each positive with each negative: a device
             is waited for, once. "short_at_once" asks for that only where nobody has to wait.
+        compiles: False when shapes depend on numbers, so that ``torch.compile`` leaves the loss as it is.
 
     Raises:
         NearfarError: if the name is taken.
@@ -157,6 +162,7 @@ def register_loss(
                 running or {},
                 update,
                 table,
+                compiles,
             ),
         )
         return function

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nearfar.kept import PositiveTable
 from nearfar.pairs import Pairs
+from nearfar.positive_table import PositiveTable
 from nearfar.similarity.stable import taken
 from nearfar.similarity.stored import columns
 
