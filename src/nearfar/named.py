@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -90,16 +91,16 @@ def _each_once(columns: Int[Tensor, "anchor k"]) -> Int[Tensor, "anchor k"]:
 
 
 def _distinct(partner: Int[Tensor, " positive"], kept: Positives, n: int) -> Int[Tensor, "anchor k"]:
-    """List each anchor's distinct partners, padded with -1."""
-    m = max(1, 1 + int(partner.max())) if len(partner) else 1
-    there = partner >= 0
-    pair = torch.unique(kept.anchor[there] * m + partner[there])
+    """List each anchor's distinct partners, padded with -1; on the host, which must know how many."""
+    owner, column = torch.stack([kept.anchor, partner]).cpu().numpy()
+    there = column >= 0
+    m = 1 + column.max(initial=0)
+    pair = np.unique(owner[there] * m + column[there])
     anchor, column = pair // m, pair % m
-    count = torch.bincount(anchor, minlength=n)
-    place = torch.arange(len(pair), device=pair.device) - (count.cumsum(0) - count)[anchor]
-    columns = partner.new_full((n, int(count.max()) if len(pair) else 0), -1)
-    columns[anchor, place] = column
-    return columns
+    count = np.bincount(anchor, minlength=n)
+    columns = np.full((n, count.max(initial=0)), -1, dtype=np.int64)
+    columns[anchor, np.arange(len(pair)) - (count.cumsum() - count)[anchor]] = column
+    return torch.from_numpy(columns).to(partner.device)
 
 
 def _reduced(columns: Tensor, s: Tensor, keep: Tensor, reduction: Reduction) -> Tensor:

@@ -16,7 +16,7 @@ from counting import counted
 from nearfar.errors import NearfarError
 from nearfar.losses.parts.registry import has_proxies, registry
 from nearfar.losses.parts.views import as_given, distances
-from nearfar.similarity import stable
+from nearfar.similarity import relation, stable
 from turns import in_turns
 
 N, DIM, CLASSES = 128, 32, 32
@@ -227,3 +227,27 @@ def test_a_device_gives_the_same(name, rule, monkeypatch):
         value = create(name, mining=rule)(x, labels)
         found.append([value, *torch.autograd.grad(value, x)])
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "multi_similarity", "supcon", "triplet"])
+@pytest.mark.parametrize("rule", [None, "hard", "multi_similarity", "semi_hard"])
+@pytest.mark.parametrize("sizes", ["equal", "unequal"])
+def test_tiles_bring_the_labels_once(name, rule, sizes, monkeypatch):
+    """On the CPU there is nothing to wait for; of a device the labels are asked for."""
+    rows, labels = X.repeat(5, 1), torch.arange(5 * N) // 4
+    labels = labels if sizes == "equal" else labels.sqrt().long()
+    values = []
+
+    def call(loss: nearfar.losses.Loss, x: Tensor) -> Tensor:
+        values.append(loss(rows * x.sum(), labels))
+        return values[-1]
+
+    assert waits(create(name, mining=rule, backend="tiled"), call) == []
+    with monkeypatch.context() as patch:
+        brought = []
+        once = relation._brought
+        patch.setattr(stable, "AT_ONCE", ())
+        patch.setattr(relation, "_brought", lambda *given: brought.append(given) or once(*given))
+        waits(create(name, mining=rule, backend="tiled"), call, on_a_device=True)
+    assert len(brought) == 2, "once for each call"
+    torch.testing.assert_close(values[0], values[2], rtol=1e-6, atol=1e-7)

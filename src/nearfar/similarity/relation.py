@@ -26,6 +26,7 @@ class Relation:
         candidate_ids: id of each candidate, or None.
         rows: what each anchor was called before ``take`` kept only some of them, or None.
         symmetric: a batch against itself: whatever holds for (i, j) holds for (j, i).
+        hosted: whether it has been brought to the host.
     """
 
     kinship: Kinship
@@ -34,6 +35,7 @@ class Relation:
     candidate_ids: Int[Tensor, " candidate"] | None = None
     rows: Int[Tensor, " anchor"] | None = None
     symmetric: bool = False
+    hosted: bool = False
     _left_out: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
     @once
@@ -43,25 +45,29 @@ class Relation:
             return torch.arange(self.kinship.size, device=self.kinship.device)
         return self.own_columns
 
-    @once
+    @property
     def on_host(self) -> "Relation":
         """The same, by class, where the host can find out what lies where; a device is waited for, once."""
         kinship = self.kinship
-        if not isinstance(kinship, SameClass) or at_once(kinship.anchors) or torch.compiler.is_compiling():
-            return self
+        known = self.hosted or not isinstance(kinship, SameClass) or at_once(kinship.anchors)
+        return self if known or torch.compiler.is_compiling() else self._hosted
+
+    @cached_property
+    def _hosted(self) -> "Relation":
+        kinship = self.kinship
+        assert isinstance(kinship, SameClass)
         given = (kinship.anchors, kinship.candidates, self.own_columns, self.anchor_ids, self.candidate_ids)
         anchors, candidates, own, ids, candidate_ids = _brought(*given)
         assert anchors is not None
         assert candidates is not None
-        host = replace(
+        return replace(
             self,
             kinship=SameClass(anchors, candidates),
             own_columns=own,
             anchor_ids=ids,
             candidate_ids=candidate_ids,
+            hosted=True,
         )
-        host.__dict__["on_host"] = host
-        return host
 
     def positives(self) -> PairList:
         """List the positive pairs (anchor, candidate), ordered by anchor, then by candidate."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from nearfar.similarity.curves import Curve, Passed
-from nearfar.similarity.stable import read
 from nearfar.similarity.tiled.layout import Side
 from nearfar.similarity.tiled.tile import Edge, Tile, Weights
 
@@ -165,11 +164,12 @@ class CurveStep:
         """How many thresholds the rows of each block have at most, and the lowest of them."""
         if self.matrix is None:
             return [1] * len(side.blocks), [self.scalar] * len(side.blocks)
-        real = self.matrix < torch.inf
-        depth = [int(read(real[:, block].sum(0).max())) for block in side.blocks]
-        return depth, [
-            read(self.matrix[:, block].min()) if len(self.matrix) else torch.inf for block in side.blocks
-        ]
+        if not len(self.matrix):
+            return [0] * len(side.blocks), [torch.inf] * len(side.blocks)
+        number = (self.matrix < torch.inf).sum(0)
+        ends = [(number[block].max().to(self.matrix), self.matrix[:, block].min()) for block in side.blocks]
+        found = torch.stack([end for both in ends for end in both]).tolist() if ends else []
+        return [int(most) for most in found[::2]], found[1::2]
 
 
 def add_spread(weights: Weights, slope: Tensor, edges: list[Edge], gradient: Tensor | None) -> None:

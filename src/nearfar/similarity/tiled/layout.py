@@ -95,7 +95,6 @@ class Layout:
     found on the host, by labels that are brought there once.
 
     Attributes:
-        host: the same with all places on the host; itself where they are there.
         symmetric: a batch against itself: the tiles on and above the diagonal hold every pair.
         anchors, candidates: the order and the blocks of each side.
         lanes: into how many lanes the blocks of columns are dealt; each has its own sums over the rows.
@@ -113,7 +112,7 @@ class Layout:
         as_given = border is not None or (not symmetric and candidates >= WIDE * anchors)
         self.relation = relation
         host, sides = relation.on_host, (anchors, candidates, tile, symmetric, border)
-        self.host = self if host is relation else Layout(host, *sides)
+        self._hosted = None if host is relation else Layout(host, *sides)
         order = candidate_order = None
         if not as_given:
             order, candidate_order = (self._here(x) for x in host.kinship.order())
@@ -125,6 +124,11 @@ class Layout:
         self.candidates = (
             self.anchors if self.symmetric else Side(candidates, columns, candidate_order, border)
         )
+
+    @property
+    def host(self) -> "Layout":
+        """The same with all places on the host; itself where they are there."""
+        return self if self._hosted is None else self._hosted
 
     def others(self) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
         """Every pair (row, column) that is no negative, in sorted places."""
