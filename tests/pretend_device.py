@@ -17,7 +17,7 @@ on or off as asked, but casts nothing.
 Importing this makes the device, which a process cannot take back: tests ask for the fixture ``device``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import backend_registration
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 NAME = "pretend"
 CPU = torch.device("cpu")
@@ -84,38 +83,38 @@ def _run(function: Any, *args: Any, **kwargs: Any) -> Any:
     kind = function.overloadpacket
     if kind in COPIES:
         return _copied(kind, *args, **kwargs)
-    leaves, spec = tree_flatten((args, kwargs))
-    known = {id(leaf.held): leaf for leaf in leaves if isinstance(leaf, OnDevice)}
-    on_device = all(leaf.type == NAME for leaf in leaves if isinstance(leaf, torch.device))
+    known: dict[int, OnDevice] = {}
     numbers = kind in TAKE_NUMBERS or torch.Tag.pointwise in function.tags
-    leaves = [_inside(leaf, function, numbers and bool(known)) for leaf in leaves]
-    args, kwargs = tree_unflatten(leaves, spec)
-    if _listening and _has_to_wait(kind, args, kwargs):
+
+    def inside(x: Any) -> Any:
+        if isinstance(x, OnDevice):
+            known[id(x.held)] = x
+            return x.held
+        if isinstance(x, Tensor) and not (numbers and x.ndim == 0):
+            raise RuntimeError(f"{function} on {NAME} is given a tensor {[*x.shape]} of {x.device}.")
+        if isinstance(x, torch.Generator):
+            raise RuntimeError(f"{function} on {NAME} is given a generator of {x.device}.")
+        return CPU if isinstance(x, torch.device) else x
+
+    def outside(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return known[id(x)] if id(x) in known else OnDevice(x)
+
+    args, held = _each(args, inside), {name: _each(x, inside) for name, x in kwargs.items()}
+    if _listening and _has_to_wait(kind, args, held):
         _tell(str(function))
-    found = function(*args, **kwargs)
+    found = function(*args, **held)
     if function._schema.is_mutable:
         for wrapper in known.values():
             _take_shape(wrapper)
-
-    def outside(x: Any) -> Any:
-        if not isinstance(x, Tensor) or not on_device:
-            return x
-        return known.get(id(x)) if id(x) in known else OnDevice(x)
-
-    return tree_map(outside, found)
+    elsewhere = kwargs.get("device") is not None and kwargs["device"].type != NAME
+    return found if elsewhere else _each(found, outside)
 
 
-def _inside(leaf: Any, function: Any, numbers: bool) -> Any:
-    """Return what the CPU is given for an argument; refuse what is not of the device."""
-    if isinstance(leaf, OnDevice):
-        return leaf.held
-    if isinstance(leaf, torch.device):
-        return CPU
-    if isinstance(leaf, torch.Generator):
-        raise RuntimeError(f"{function} on {NAME} is given a generator of {leaf.device}.")
-    if isinstance(leaf, Tensor) and not (numbers and leaf.ndim == 0):
-        raise RuntimeError(f"{function} on {NAME} is given a tensor {[*leaf.shape]} of {leaf.device}.")
-    return leaf
+def _each(x: Any, change: Callable[[Any], Any]) -> Any:
+    """Change what is in lists and tuples."""
+    return type(x)([_each(one, change) for one in x]) if isinstance(x, list | tuple) else change(x)
 
 
 def _copied(kind: Any, *args: Any, **kwargs: Any) -> Any:

@@ -99,7 +99,7 @@ class Loss(General):
     def _fits(self, x: Float[Tensor, "n dim"]) -> bool:
         w = x if self.proxies is None else self.proxies
         every = self.proxies is None or self.sample == 1 or not self.training
-        fit = x.shape[1] == w.shape[1] and x.device == w.device
+        fit = x.shape[1] == w.shape[1] and all(number.device == x.device for number in self.numbers)
         return every and fit and choose(self.backend, len(x), len(w)) is DenseBlock
 
     def _at_once(self, x: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]) -> Shaped[Tensor, "..."]:
