@@ -47,7 +47,7 @@ class SoftmaxStep:
         # Exponents near 0 are the most exact: they are moved up only as far as their span asks for.
         top = high - max(0.0, high - low - deepest)
         self.top: Tensor | float = (
-            float(like.new_tensor(top + self.slope * self.shift)) - self.slope * self.shift
+            float(torch.tensor(top + self.slope * self.shift, dtype=like.dtype)) - self.slope * self.shift
         )
         if high - low > deepest + highest:
             self.top = like.new_full((len(side),), -torch.inf)
@@ -146,7 +146,7 @@ class SoftmaxStep:
         if self.floor is None:
             start = self.starts.get(minus)
             if start is None:
-                start = self.starts[minus] = tile.s.new_tensor(-self.slope * self.shift - minus)
+                start = self.starts[minus] = tile.s.new_full((), -self.slope * self.shift - minus)
             torch.add(start, tile.s, alpha=self.slope, out=out)
         else:
             factor = torch.sub(tile.s, self.floor, out=tile.buffer("factor")).clamp_(min=0.0)
