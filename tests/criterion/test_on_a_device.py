@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+import device_ranks
 import nearfar
+from device_ranks import moved
 from nearfar.errors import NearfarError
 from nearfar.losses import Sum
-from nearfar.similarity import Relevance
+from one_process import check as check_ranks
 from one_process import expected, scale
 from proxy_problems import EVERY as PROXY_LOSSES
-from ranked_problems import Case, Model, N, batch, creations, everything, further, plainly, solve
+from ranked_problems import Case, Model, N, batch, creations, everything, further, plainly, solve, some_cases
 
 pytestmark = pytest.mark.filterwarnings("ignore:this batch has no positive pair")
 
@@ -31,18 +33,12 @@ def cases(every: int = 1) -> Iterator[Case]:
         yield Case(**{**one, "cut": [N], "create": {"backend": backend, **one["create"]}})
 
 
-def moved(given: Any, device: str) -> Any:
-    if isinstance(given, Relevance):
-        return Relevance(given.pairs.to(device))
-    return given.to(device)
-
-
 def found_on(case: Case, device: str) -> dict[str, Any]:
     """The value and the gradients of the loss on a device, brought from there."""
     model = Model(case).to(device)
     steps = [everything(case, batch(case, step)) for step in range(case.steps)]
     try:
-        found = solve(model, [{key: moved(x, device) for key, x in step.items()} for step in steps])
+        found = solve(model, [moved(step, device) for step in steps])
     except NearfarError as error:
         return {"error": str(error)}
     assert {x.device.type for x in found.values()} == {device}
@@ -77,6 +73,13 @@ def test_a_device_gives_what_the_cpu_gives(case, device):
 def test_every_loss_with_every_rule(backend, device):
     for case in cases():
         check(replace(case, create={**case.create, "backend": backend}), device)
+
+
+@pytest.mark.parametrize("every", [16, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_two_ranks_on_a_device(every):
+    """Rows that are gathered, and rows that go round."""
+    exact = [case for case in some_cases(2, ("gather", "ring")) if case.dtype == torch.float64]
+    check_ranks(exact[::every], device_ranks.run(exact[::every], 2))
 
 
 X, Y = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) // 4
