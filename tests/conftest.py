@@ -1,8 +1,10 @@
 """What holds for all tests of a process."""
 
 import gc
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -12,8 +14,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def device() -> str:
+def device() -> Iterator[str]:
     """A device that is not the CPU; see tests/pretend_device.py."""
     import pretend_device
 
-    return pretend_device.NAME
+    # Torch has a thread for the gradients of each device that there was at the first gradient of a process.
+    with torch.autograd.set_multithreading_enabled(False):
+        yield pretend_device.NAME
