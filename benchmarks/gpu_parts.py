@@ -102,8 +102,13 @@ def error_of(asked: Asked, loss: str, n: int, backend: str) -> Row:
     value, gradient = exact(loss, n)
     x, y = (given.to(asked.device) for given in small.rows(n, DIM))
     found, others = learn(create(loss, n, asked.device, backend=backend), x, y)
-    far = (others.cpu().double() - gradient).abs().max() / gradient.abs().max()
-    return {"value": float(abs(found.cpu().double() - value) / abs(value)), "gradient": float(far)}
+    return {"value": apart(found, value), "gradient": apart(others, gradient)}
+
+
+def apart(found: Tensor, exact: Tensor) -> float:
+    """Return the largest error, over the largest number that should be."""
+    exact = exact.to(found.device, torch.float64)
+    return float((found.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
 
 
 def times(asked: Asked) -> Iterator[Row]:
@@ -213,11 +218,10 @@ def graph_of(asked: Asked, name: str) -> Row:
         given.copy_(other)
     graph.replay()
     asked.wait()
-    far = float((slope - gradient).abs().max() / gradient.abs().max())
     replayed = clock(asked, graph.replay)["ms"]
     return {
-        "value": float(abs(result - value) / abs(value)),
-        "gradient": far,
+        "value": apart(result.detach(), value),
+        "gradient": apart(slope, gradient),
         "ms": plain,
         "replay, ms": replayed,
     }
