@@ -10,6 +10,7 @@ import torch
 import device_ranks
 import nearfar
 from device_ranks import moved
+from nearfar.criterion.notices import Notices
 from nearfar.errors import NearfarError
 from nearfar.losses import Sum
 from one_process import check as check_ranks
@@ -160,6 +161,18 @@ def test_notices_come_with_the_next_batch(device):
     assert arcface(x, (Y + 1).to(device)).isnan()
     with pytest.raises(NearfarError, match="label 4 of the last batch is not among the 4 classes"):
         arcface(x, Y.to(device))
+
+
+def test_what_a_graph_finds_is_told_to_nobody(monkeypatch):
+    """An event of a batch that is captured may not be asked whether it has come."""
+
+    class OnCuda(torch.Tensor):
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    notices = Notices()
+    notices.look_for_positives(torch.tensor(True).as_subclass(OnCuda), 4)
+    assert notices._coming == []
 
 
 PLAIN = [
