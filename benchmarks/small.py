@@ -56,7 +56,7 @@ CASES = {
 }
 
 
-def peers(name: str, classes: int, dim: int) -> Step:
+def peers(name: str, classes: int, dim: int, device: torch.device | str) -> Step:
     """Return the peer's loss of the same kind, with its own miner where it has one."""
     from pytorch_metric_learning import distances, losses, miners
 
@@ -87,6 +87,7 @@ def peers(name: str, classes: int, dim: int) -> Step:
         "arcface": lambda: (losses.ArcFaceLoss(classes, dim, 28.6479, 64), None),
         "smooth_ap": lambda: (losses.SmoothAPLoss(0.01), None),
     }[name]()
+    loss = loss.to(device)
     if miner is None:
         return loss
     return lambda x, y: loss(x, y, miner(x, y))
@@ -100,11 +101,13 @@ def rows(n: int, dim: int) -> tuple[Tensor, Tensor]:
     return centres.repeat_interleave(4, 0) + noise, torch.arange(n) // 4
 
 
-def competitors(name: str, n: int, dim: int, compiled: bool) -> dict[str, Step]:
+def competitors(
+    name: str, n: int, dim: int, compiled: bool, device: torch.device | str = "cpu"
+) -> dict[str, Step]:
     """Return who is measured: each takes embeddings and labels."""
     case, classes = CASES[name], n // 4
     settings = {"classes": classes, "dim": dim} if case.proxies else {}
-    loss = nearfar.losses.create(case.name, mining=case.mining, **settings)
+    loss = nearfar.losses.create(case.name, mining=case.mining, **settings).to(device)
     hand: Step = case.hand
     if case.proxies:
         proxies = torch.nn.Parameter(loss.proxies.detach().clone())
@@ -118,7 +121,7 @@ def competitors(name: str, n: int, dim: int, compiled: bool) -> dict[str, Step]:
         found["by hand, compiled"] = torch.compile(hand)
         return found
     try:
-        found["PML"] = peers(name, classes, dim)
+        found["PML"] = peers(name, classes, dim, device)
     except ImportError:
         print("pytorch-metric-learning is not there: measured without it", file=sys.stderr)
     return found

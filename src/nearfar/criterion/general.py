@@ -17,7 +17,7 @@ from nearfar.criterion.ranks.across import Across
 from nearfar.criterion.ranks.digests import looked_at, warn_of_copies
 from nearfar.criterion.ranks.everyone import meet_ranks, wanted
 from nearfar.criterion.ranks.sharded import Sharded
-from nearfar.criterion.refusals import check_call, check_labels, no_memory, refuse_slopes
+from nearfar.criterion.refusals import check_call, check_labels, check_place, no_memory, refuse_slopes
 from nearfar.criterion.weights import with_class_weights
 from nearfar.distributed import rank, world_size
 from nearfar.distributed.ring import Ring
@@ -46,6 +46,7 @@ class General(Arithmetic):
                 result = self._value(across.everyone.batch, batch, memory, across, judged)
         else:
             check_call(self.name, self._entry, batch)
+            check_place(self.parameters(), self.settings, batch.embeddings.device)
             judged = judge((batch.embeddings, batch.candidates, batch.weights, *self.numbers))
             judged = self._weighed(judged, batch)
             result = self._value(judged.batch(batch), batch, memory, None, judged)
@@ -90,6 +91,7 @@ class General(Arithmetic):
 
         def check() -> None:
             check_call(self.name, self._entry, batch)
+            check_place(self.parameters(), self.settings, batch.embeddings.device)
             check_labels(batch)
             refuse_slopes(batch, self.settings, self.reduction, bool(learning))
 

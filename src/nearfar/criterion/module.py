@@ -89,7 +89,9 @@ class Loss(General):
         given = x.shape, x.dtype, x.device, x.layout, labels.shape, labels.dtype, labels.device, self.backend
         w = self.proxies
         if w is not None:
-            given += w.shape, w.device, self.training
+            given += w.shape, self.training
+        if self._depends:
+            given += tuple(number.device for number in self.numbers)
         if is_compiling():
             return self._entry.compiles and self._fits(x, labels) and not self._among_ranks
         if given != self._small:
@@ -126,7 +128,8 @@ class Loss(General):
             return False
         w = x if self.proxies is None else self.proxies
         every = self.proxies is None or self.sample == 1 or not self.training
-        alike = x.device == labels.device == w.device and x.shape[1] == w.shape[1]
+        fit = x.shape[1] == w.shape[1] and x.device == labels.device
+        alike = fit and all(number.device == x.device for number in self.numbers)
         return every and alike and choose(self.backend, len(x), len(w)) is DenseBlock
 
     def _at_once(self, x: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]) -> Shaped[Tensor, "..."]:

@@ -107,10 +107,12 @@ class Notices:
         if number.device.type != "cuda":
             self._coming.append((number.to("cpu", non_blocking=True), lambda: True, tell))
             return
+        if _captures():  # what a graph finds is told to nobody
+            return
         here = torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self._coming.append((here, event.query, tell))
+        self._coming.append((here, lambda: not _captures() and event.query(), tell))
 
     def _tell_of_missing(self, count: int, n: int) -> None:
         if count and self.of_missing:
@@ -125,3 +127,8 @@ class Notices:
                 "with. Set batch.images_per_class to 2 or more.",
                 stacklevel=level(),
             )
+
+
+def _captures() -> bool:
+    """Whether operations are written down for a CUDA graph, so that no event may be asked."""
+    return torch.cuda.is_current_stream_capturing()

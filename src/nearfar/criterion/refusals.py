@@ -1,8 +1,9 @@
 """What a call of a loss must not be: one sentence for each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nearfar.criterion.batch import Batch
@@ -52,6 +53,18 @@ def check_call(name: str, entry: LossEntry, batch: Batch) -> None:
     check_weights(batch.weights, n)
     if entry.proxies is not None and entry.proxies.over == "class":
         refuse_weights(name, batch.weights)
+
+
+def check_place(weights: Iterable[Tensor], settings: Mapping[str, Any], device: torch.device) -> None:
+    """Refuse a loss that holds tensors elsewhere than the embeddings are.
+
+    Raises:
+        NearfarError: if it does.
+    """
+    for weight in weights:
+        check_device(weight, "loss", device)
+    for name, setting in settings.items():
+        check_device(setting, name, device)
 
 
 def _check_devices(batch: Batch) -> None:

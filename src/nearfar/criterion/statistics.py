@@ -54,13 +54,13 @@ class Statistics:
     def positive_similarity(self) -> Float[Tensor, ""]:
         """Mean similarity of all positive pairs; NaN when there are none, or too many to list."""
         if self.pairs is None:
-            return self.terms.total.new_tensor(float("nan"))
+            return self.terms.total.new_full((), float("nan"))
         return self.verdict.value(self.pairs.as_list().positives.similarity.mean())
 
     @once
     def negative_similarity(self) -> Float[Tensor, ""]:
         """Mean similarity of all negative pairs; NaN when there are none, or too many positives to list."""
         if self.pairs is None:
-            return self.terms.total.new_tensor(float("nan"))
+            return self.terms.total.new_full((), float("nan"))
         total, count = self.pairs.stream(Sum(), Count())
         return self.verdict.value(total.sum() / count.sum())

@@ -281,7 +281,7 @@ class CrossBatchMemory(Slots):
     def _measure_drift(self, embeddings: Tensor, ids: Tensor | None, counts: Sequence[int] | None) -> None:
         """Compare rows with what is stored under the same id."""
         x = full_precision(embeddings.detach())
-        self.drift = x.new_tensor(torch.nan)
+        self.drift = x.new_full((), torch.nan)
         if ids is None or self.ids is None or self.embeddings is None:
             return
         row, slot = matches(ids.to(self.ids.dtype), self.ids[: len(self)])

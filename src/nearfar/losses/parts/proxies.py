@@ -161,7 +161,7 @@ def all_vectors(pairs: Pairs) -> tuple[Float[Tensor, "row dim"], int]:
 def per_vector(pairs: Pairs, total: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Return the mean over the vectors of all classes of what comes to ``total`` over ``all_vectors``."""
     assert isinstance(pairs.block, ClassBlock | DenseClassBlock), "a loss with proxies compares with classes"
-    count = total.new_tensor(float(len(pairs.block.vectors)))
+    count = total.new_full((), len(pairs.block.vectors))
     total, count = pairs.block.summed(torch.stack([total, count]))
     return total / count
 

@@ -136,7 +136,7 @@ class ExponentialStep:
     def _exponents(self, s: Tensor, out: Tensor) -> Tensor:
         """z in powers of two, less the shift where ``top`` does not begin with it."""
         if self.hard is None:
-            return torch.add(s.new_tensor(self.moved), s, alpha=self.slope, out=out)
+            return torch.add(s.new_full((), self.moved), s, alpha=self.slope, out=out)
         offset, above = self.hard
         torch.add(s, offset, out=out).masked_fill_(s <= above, 1.0)
         return out.mul_(s).mul_(self.slope)

@@ -209,7 +209,7 @@ class _Reduced(torch.autograd.Function):
 def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a number as a tensor, made once: a plain number would be converted every time."""
     with torch.inference_mode(False), torch.no_grad():
-        return torch.tensor(value, dtype=dtype, device=device)
+        return torch.full((), value, dtype=dtype, device=device)
 
 
 def _logsumexp(

@@ -147,7 +147,7 @@ class SoftmaxStep:
         if self.floor is None:
             start = self.starts.get(minus)
             if start is None:
-                start = self.starts[minus] = tile.s.new_tensor(-self.slope * self.shift - minus)
+                start = self.starts[minus] = tile.s.new_full((), -self.slope * self.shift - minus)
             torch.add(start, tile.s, alpha=self.slope, out=out)
         else:
             factor = torch.sub(tile.s, self.floor, out=tile.buffer("factor")).clamp_(min=0.0)
