@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import killed_rank
 import training_ranks
 from nearfar.config import Config
 from nearfar.distributed import joined, launch, restarted
@@ -270,23 +271,33 @@ def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.local_world_size() == 1
 
 
-def test_a_killed_process_costs_the_open_step(of_nine: Config, two: dict[str, Any], tmp_path: Path) -> None:
+def by_torchrun(arguments: list[str], told: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [f"--max-restarts={killed_rank.RESTARTS}", killed_rank.__file__, *arguments]
+    paths = os.pathsep.join([str(Path(killed_rank.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONPATH": paths}
+    with told.open("w") as file:
+        subprocess.run(command, check=True, stderr=file, env={**os.environ, **environment}, timeout=180)
+
+
+@pytest.mark.parametrize(
+    "by", [killed_rank.by_agent, pytest.param(by_torchrun, marks=pytest.mark.exhaustive)]
+)
+def test_a_killed_process_costs_the_open_step(
+    of_nine: Config, two: dict[str, Any], tmp_path: Path, by: Callable[[list[str], Path], None]
+) -> None:
     """torchrun starts both again, and the end is that of a run that nobody disturbed, bit for bit.
 
     Rank 1 dies in step 4, and then rank 0 while it writes the checkpoint of step 6: that of step 5 stays.
     """
     config = changed(of_nine, "train", checkpoint_minutes=1e-9)
     (tmp_path / "config.toml").write_text(config.to_toml())
-    script = Path(__file__).with_name("killed_rank.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["--max-restarts=2", str(script), "train", str(tmp_path / "config.toml")]
-    command += ["--folder", str(tmp_path / "run"), "--no-report"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("nearfar:")]
-    assert len(told) == 2, done.stderr
-    assert all("the connection to another process is lost" in line for line in told), told
+    command = ["train", str(tmp_path / "config.toml"), "--folder", str(tmp_path / "run"), "--no-report"]
+    by(command, tmp_path / "told")
+    said = (tmp_path / "told").read_text()
+    told = [line for line in said.splitlines() if line.startswith("nearfar:")]
+    assert len(told) == 2, said
+    assert all("the connection to another process is lost" in line for line in told), said
     log = read_log(tmp_path / "run" / "log.jsonl")
     assert [record["step"] for record in log if record["kind"] == "resume"] == [3, 5]
     assert_same_weights(tmp_path / "run", two["folder"] / "plain")
