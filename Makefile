@@ -25,16 +25,19 @@ EXTRAS := $(addprefix tests/,cli/test_cli.py config/test_config.py models/test_e
 demo: $(VENV)/train
 	$(BIN)/nearfar demo
 
-# One thread for each of two processes: on two cores that is twice as fast as two threads for one.
+# One thread for each of two processes: on two cores that is twice as fast as two threads for one. A file is
+# tested in one process, so that what its tests share is made once; tests/conftest.py says which begin first.
+PYTEST := -m pytest -q -n 2 --dist loadfile
+
 test: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not exhaustive'
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m 'not exhaustive'
 
 test-all: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --hypothesis-profile=default
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) --hypothesis-profile=default
 
 test-lowest: $(LOWEST)-core/dev-core $(LOWEST)/dev
-	OMP_NUM_THREADS=1 $(LOWEST)-core/bin/python -m pytest -q -n 2 -m 'not slow and not exhaustive' $(CORE)
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m 'not slow and not exhaustive' $(EXTRAS)
+	OMP_NUM_THREADS=1 $(LOWEST)-core/bin/python $(PYTEST) -m 'not slow and not exhaustive' $(CORE)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) -m 'not slow and not exhaustive' $(EXTRAS)
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -54,8 +54,8 @@ class Case:
         return repr(told)
 
 
-def cases(size: int) -> list[Case]:
-    """Every loss with every backend, and what else there is; all of it on two ranks."""
+def cases(size: int, every: int = 1) -> list[Case]:
+    """Every loss with every backend, and what else there is; of that each ``every``-th."""
     found = []
     for name in EVERY:
         kind = registry[name].proxies
@@ -77,7 +77,7 @@ def cases(size: int) -> list[Case]:
         found += [Case("proxy_anchor", create={"reduction": reduction, "class_weights": {0: 2.0, 4: 0.5}})]
     found += [Case("cosface", 9, 2, create={"class_weights": {0: 2.0, 1: 0.5}}, gradients="sum")]
     found += [Case("center", create={"gradient": "paper", "similarity": "squared_euclidean"})]
-    found = found[:: {1: 4, 2: 1, 4: 3}[size]]
+    found = found[::every]
     for place, case in enumerate(found):
         case.cut = CUTS[size][place % len(CUTS[size])]
     return found
@@ -127,14 +127,14 @@ def solved(model: nn.Module, given: list[Tensor], rank: int = 0) -> dict[str, Te
     return found | {name: x for name, x in bare.named_buffers() if "running" in name}
 
 
-def run(size: int, folder: Path) -> list[dict[str, Any]]:
-    """Return what each rank got: for each case, and of everything in ``DONE``."""
-    return rank_processes.run(_work, size, size, folder)
+def run(size: int, folder: Path, every: int = 1) -> list[dict[str, Any]]:
+    """Return what each rank got: for each ``every``-th case, and of everything in ``DONE``."""
+    return rank_processes.run(_work, size, size, folder, every)
 
 
-def _work(rank: int, size: int, folder: Path) -> dict[str, Any]:
+def _work(rank: int, size: int, folder: Path, every: int) -> dict[str, Any]:
     found: dict[str, Any] = {"cases": []}
-    for case in cases(size):
+    for case in cases(size, every):
         settings.gradients = case.gradients  # pyrefly: ignore[bad-assignment]
         model = DistributedDataParallel(keep_shards(Model(case, sharded=True)))
         try:

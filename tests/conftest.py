@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,40 @@ from hypothesis import settings
 # `make test-all` draws anew.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
+
+# What takes longest, the longest first: what begins last is short, so that no process waits for another.
+LONGEST = (
+    "train/test_ranks.py",
+    "criterion/test_ranks.py",
+    "test_examples.py",
+    "memory/test_memory_ranks.py",
+    "losses/test_laws.py",
+    "train/test_resume.py",
+    "losses/test_extremes.py",
+    "test_bench.py",
+    "similarity/test_reductions.py",
+    "train/test_signals.py",
+    "criterion/test_copies.py",
+    "evaluate/test_sharded.py",
+    "caffe/layers/test_npair.py",
+    "criterion/test_shards.py",
+    "train/test_large_batch.py",
+    "test_platforms.py",
+    "report/test_report_browser.py",
+    "memory/test_memory_laws.py",
+    "data/test_packs.py",
+)
+PLACES = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+assert all(path.exists() for path in PLACES)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give files to processes in their order, not those of many tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

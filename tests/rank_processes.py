@@ -1,6 +1,9 @@
 """Ranks: processes that do a piece of work together, forked from one that has imported what such work needs."""
 
+import contextlib
+import io
 import multiprocessing
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +41,18 @@ def run(work: Callable[..., Any], size: int, *given: Any, grouped: bool = True) 
             _work, (folder, size, grouped), nprocs=size, start_method="forkserver"
         )
         return [torch.load(folder / f"rank{rank}", weights_only=False) for rank in range(size)]
+
+
+def printed(code: str, folder: Path) -> list[str]:
+    """Return the lines that a program prints in a process of its own, which has been in that folder."""
+    return run(_printed, 1, code, folder, grouped=False)[0]
+
+
+def _printed(_: int, code: str, folder: Path) -> list[str]:
+    os.chdir(folder)
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        exec(code, {"__name__": "__main__"})
+    return shown.getvalue().splitlines()
 
 
 def _work(rank: int, folder: Path, size: int, grouped: bool) -> None:

@@ -280,9 +280,9 @@ def cases(world_size: int, exchanges: tuple[str, ...]) -> list[Case]:
 
 
 def some_cases(world_size: int, exchanges: tuple[str, ...]) -> list[Case]:
-    """Every loss, with every rule in turns; of what else there is two thirds on two ranks, a third on four."""
-    told = [{"create": create} for create in creations(every={2: 6, 4: 7}[world_size])]
-    told += [one for place, one in enumerate(further()) if (place % 3 == 2) == (world_size == 4)]
+    """Every loss, with every rule in turns; of what else there is most on two ranks, a sixth on four."""
+    told = [{"create": create} for create in creations(every={2: 12, 4: 14}[world_size])]
+    told += [one for place, one in enumerate(further()) if (place % 6 == 2) == (world_size == 4)]
     if world_size == 2:
         told += [one for place, one in enumerate(plainly()) if place % 4 in (0, 3)]
     return dealt(told, world_size, exchanges)

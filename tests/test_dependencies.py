@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -50,11 +51,15 @@ def imported(path: Path) -> dict[str, str | None]:
     return {name: extra for name, extra in found.items() if name not in sys.stdlib_module_names | OWN}
 
 
+@cache
+def installed() -> dict[str, list[str]]:
+    return dict(packages_distributions())
+
+
 def distributions(package: str) -> set[str]:
-    return {name_of(name) for name in INSTALLED.get(package, [package])}
+    return {name_of(name) for name in installed().get(package, [package])}
 
 
-INSTALLED = packages_distributions()
 CORE = {name_of(requirement) for requirement in PROJECT["dependencies"]}
 
 

@@ -1,10 +1,12 @@
 """Losses live in modules that are copied, pickled, sent to other processes, saved and averaged."""
 
 import copy
+import importlib
 import io
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm.utils
@@ -13,6 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import nearfar
+import rank_processes
 from nearfar.losses import Sum
 from nearfar.losses.parts.registry import has_proxies, registry
 from turns import in_turns
@@ -104,25 +107,10 @@ def test_a_copy_does_not_carry_the_last_batch():
 
 
 def test_a_started_process_takes_every_loss(tmp_path):
-    """As data-loader workers and launchers do it: all that is sent is what pickle carries."""
-    (tmp_path / "losses.pickle").write_bytes(pickle.dumps(made()))
-    code = (
-        "import pickle, sys, torch\n"
-        "losses = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "x, labels = torch.randn(24, 8), torch.arange(24) // 4\n"
-        "print(len([loss(x, labels) for loss in losses.values()]))"
-    )
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "losses.pickle")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(found.stdout) == len(made())
+    """As data-loader workers and launchers do it: all that is sent is what pickle carries.
 
-
-def test_a_loss_of_ones_own_brings_its_module_along(tmp_path):
-    """Registered by a module that a started process imports because the loss asks for it, not by hand."""
+    A loss and a rule of one's own as well: their module is imported because they ask for it, not by hand.
+    """
     (tmp_path / "own_losses.py").write_text(
         "import nearfar\n"
         "from nearfar.losses.parts.proxies import Proxies\n"
@@ -131,21 +119,29 @@ def test_a_loss_of_ones_own_brings_its_module_along(tmp_path):
         "@nearfar.mining.register_rule\n"
         "def own_rule(pairs):\n    return pairs\n"
     )
-    make = (
-        "import pickle, sys, nearfar, own_losses\n"
-        "made = [nearfar.losses.create('own_loss', classes=2, dim=4), nearfar.losses.create('supcon', mining='own_rule')]\n"
-        "pickle.dump(made, open('made.pickle', 'wb'))"
-    )
-    use = (
+    (tmp_path / "losses.pickle").write_bytes(pickle.dumps(made()))
+    rank_processes.run(with_own, 1, tmp_path, grouped=False)
+    code = (
         "import pickle, torch\n"
-        "made = pickle.load(open('made.pickle', 'rb'))\n"
-        "print([loss(torch.randn(4, 4), torch.arange(4) // 2).ndim for loss in made])"
+        "own, losses = [pickle.load(open(f'{name}.pickle', 'rb')) for name in ('own', 'losses')]\n"
+        "x, labels = torch.randn(24, 8), torch.arange(24) // 4\n"
+        "print([loss(x, labels).ndim for loss in own], len([loss(x, labels) for loss in losses.values()]))"
     )
-    for code in (make, use):
-        found = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-        )
-    assert found.stdout.strip() == "[0, 0]"
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert found.stdout.strip() == f"[0, 0] {len(made())}"
+
+
+def with_own(_: int, folder: Path) -> None:
+    """Write a loss and one with a rule that a module in a folder registers, in a process that then ends."""
+    sys.path.insert(0, str(folder))
+    importlib.import_module("own_losses")
+    own = [
+        nearfar.losses.create("own_loss", classes=6, dim=8),
+        nearfar.losses.create("supcon", mining="own_rule"),
+    ]
+    (folder / "own.pickle").write_bytes(pickle.dumps(own))
 
 
 def test_lightning_keeps_a_loss_among_its_hyperparameters(tmp_path):

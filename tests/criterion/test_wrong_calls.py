@@ -9,6 +9,8 @@ import nearfar
 from nearfar.errors import NearfarError
 from nearfar.losses import Sum
 from nearfar.losses.parts.registry import has_proxies, registry
+from problems import BACKENDS
+from turns import in_turns
 
 N, M, DIM, CLASSES = 8, 6, 4, 4
 GENERATOR = torch.Generator().manual_seed(0)
@@ -108,8 +110,7 @@ def refused(loss: torch.nn.Module, **wrong) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled", "reference"])
-@pytest.mark.parametrize("name", registry.names())
+@in_turns(3, backend=BACKENDS, name=registry.names())
 def test_every_loss_refuses_in_one_sentence(name, backend):
     for more in ({}, {"class_weights": {0: 2.0}}):
         loss = made(name, backend, **more).eval()
@@ -194,8 +195,7 @@ def test_a_column_of_labels_is_no_tag():
             assert str(call(given)) == str(call(flat))
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled", "reference"])
-@pytest.mark.parametrize("name", registry.names())
+@in_turns(3, backend=BACKENDS, name=registry.names())
 def test_an_empty_batch_is_worth_nothing(name, backend):
     loss = made(name, backend)
     x = torch.zeros(0, DIM, requires_grad=True)

@@ -122,7 +122,7 @@ def test_equals_definition_on_both_sides(name, measure):
         same(loss(x, labels, x, labels, ids=ids, candidate_ids=ids), theirs, x)
 
 
-@in_turns(2, name=PAIR_LOSSES + TWO_SIDED_LOSSES, mining=MINING)
+@in_turns(4, name=PAIR_LOSSES + TWO_SIDED_LOSSES, mining=MINING)
 def test_gradcheck(name, mining):
     x, labels = batch(3, 3, 3, spread=0.9, seed=3)
     loss = nearfar.losses.create(name, mining=mining)

@@ -47,21 +47,21 @@ def test_missing(name, mining, labels):
         run(name, mining, measure, x[: len(labels)], torch.tensor(labels, dtype=torch.long))
 
 
-@in_turns(2, name=LOSSES, mining=MINING)
+@in_turns(4, name=LOSSES, mining=MINING)
 def test_duplicates(name, mining):
     x, labels = batch(3, 2, 5)
     for measure in measures(mining):
         run(name, mining, measure, torch.cat([x, x]), torch.cat([labels, labels]))
 
 
-@in_turns(2, name=LOSSES, mining=MINING)
+@in_turns(4, name=LOSSES, mining=MINING)
 def test_all_embeddings_alike(name, mining):
     x = torch.full((6, 4), 0.5, dtype=torch.float64)
     for measure in measures(mining):
         run(name, mining, measure, x, torch.tensor([0, 0, 1, 1, 2, 2]))
 
 
-@in_turns(2, name=LOSSES, mining=MINING)
+@in_turns(4, name=LOSSES, mining=MINING)
 def test_zero_vectors(name, mining):
     x, labels = batch(3, 3, 5)
     x[:2] = 0

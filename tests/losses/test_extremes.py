@@ -86,7 +86,7 @@ def finite(
     return value.detach(), grad
 
 
-def turns(*about: object, share: int = 3) -> list[tuple[dict | None, Measure]]:
+def turns(*about: object, share: int = 6) -> list[tuple[dict | None, Measure]]:
     """A share of the rules, each with a measure; others for another loss or batch, all in the end."""
     first = crc32(str(about).encode())
     every = [(rule, MEASURES[(first + place) % len(MEASURES)]) for place, rule in enumerate(RULES)]
@@ -128,7 +128,7 @@ def alike() -> dict[str, tuple[Tensor, Labels]]:
 @in_turns(2, name=EVERY_LOSS, backend=BOTH)
 def test_alike(name, backend):
     for what, (x, labels) in alike().items():
-        for rule, measure in turns(name, what, share=6):
+        for rule, measure in turns(name, what, share=13):
             finite(name, backend, x, labels, mining=rule, similarity=measure, **MARGINS.get(name, {}))
 
 
@@ -174,7 +174,7 @@ def test_few_rows(name, backend, kind):
             + [Relevance(torch.tensor([[0, 1]])[: n // 2])],
         }[kind]
         for labels in several:
-            for rule, measure in turns(name, n, kind, share=10):
+            for rule, measure in turns(name, n, kind, share=13):
                 create = {"mining": rule, "similarity": measure, **MARGINS.get(name, {})}
                 found = finite(name, backend, x, labels, **create)
                 if n < 2 and found is not None:
@@ -225,7 +225,7 @@ def test_an_anchor_without_positives_learns_nothing(name, backend):
     """It is no candidate here, so that nobody else moves it."""
     x, labels = lonely()
     candidates = (x[:9].flip(0), labels[:9].flip(0))
-    for rule, _ in turns(name, backend, share=2):
+    for rule, _ in turns(name, backend, share=4):
         found = finite(name, backend, x, labels, *candidates, mining=rule, reduction="none")
         if found is not None:
             value, grad = found

@@ -90,7 +90,7 @@ def test_every_loss_and_every_rule_is_here():
 some = settings(max_examples=EXAMPLES, deadline=None)
 
 
-@with_rules(EVERY_LOSS, 4, 0)
+@with_rules(EVERY_LOSS, 6, 0)
 @some
 @given(data=st.data())
 def test_order_of_rows(data, name, rules):
@@ -109,7 +109,7 @@ def test_order_of_rows(data, name, rules):
         agree(found and (found[0], found[1][back], *found[2:]), outcome(create, problem))
 
 
-@with_rules(EVERY_LOSS, 4, 1)
+@with_rules(EVERY_LOSS, 6, 1)
 @some
 @given(data=st.data())
 def test_order_of_anchors(data, name, rules):
@@ -122,7 +122,7 @@ def test_order_of_anchors(data, name, rules):
         agree(against_itself(create, problem, order, shuffled), whole)
 
 
-@with_rules(EVERY_LOSS, 4, 2)
+@with_rules(EVERY_LOSS, 6, 2)
 @some
 @given(data=st.data())
 def test_names_of_classes(data, name, rules):
@@ -144,7 +144,7 @@ def relabelled(labels: Labels, rows: Callable, pairs: Callable) -> Labels:
     return Relevance(pairs(labels.pairs)) if isinstance(labels, Relevance) else rows(labels)
 
 
-@with_rules(EVERY_LOSS, 4, 3)
+@with_rules(EVERY_LOSS, 6, 3)
 @some
 @given(data=st.data())
 def test_backends(data, name, rules):
@@ -155,7 +155,7 @@ def test_backends(data, name, rules):
             agree(outcome({**create, "backend": backend}, problem), reference)
 
 
-@with_rules(EVERY_LOSS, 4, 4)
+@with_rules(EVERY_LOSS, 6, 4)
 @some
 @given(data=st.data())
 def test_size_of_tiles(data, name, rules):
@@ -170,7 +170,7 @@ def test_size_of_tiles(data, name, rules):
             agree(outcome(create, problem), whole)
 
 
-@with_rules(EVERY_LOSS, 4, 5)
+@with_rules(EVERY_LOSS, 6, 5)
 @some
 @given(data=st.data())
 def test_anchors_taken_at_a_time(data, name, rules):
@@ -197,7 +197,7 @@ def test_draws_of_anchors_taken_at_a_time_without_ids(rule):
         torch.testing.assert_close(loss(x, labels), whole)
 
 
-@with_rules(EVERY_LOSS, 4, 6)
+@with_rules(EVERY_LOSS, 6, 6)
 @some
 @given(data=st.data())
 def test_against_itself_as_candidates_with_ids(data, name, rules):
@@ -213,7 +213,7 @@ def test_against_itself_as_candidates_with_ids(data, name, rules):
         agree(itself, outcome(create, problem))
 
 
-@with_rules(ONE_SIDED, 4, 7)
+@with_rules(ONE_SIDED, 6, 7)
 @some
 @given(data=st.data())
 def test_a_weight_counts_the_anchor_that_often(data, name, rules):

@@ -44,6 +44,12 @@ def unequal() -> tuple[Tensor, Tensor]:
     return x[:11].requires_grad_(), labels
 
 
+def small() -> tuple[Tensor, Tensor]:
+    """Classes of 3, 2 and 1 in three dimensions, in no order: what is asked for once for each number."""
+    x, _ = batch(3, 2, 3, spread=0.9)
+    return x.requires_grad_(), torch.tensor([0, 1, 0, 2, 1, 0])
+
+
 def same(value: Tensor, expected: Tensor, x: Tensor) -> None:
     """Compare values, and gradients of a weighted sum of them."""
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
@@ -65,7 +71,7 @@ def test_equals_definition(name, settings):
 
 @pytest.mark.parametrize("bins", [1, 7, 100])
 def test_histogram_equals_definition(bins):
-    x, labels = unequal()
+    x, labels = unequal() if bins < 100 else small()
     expected = oracle.histogram(x, labels, bins=bins)
     for backend in BACKENDS:
         same(nearfar.losses.create("histogram", bins=bins, backend=backend)(x, labels), expected, x)
@@ -73,14 +79,14 @@ def test_histogram_equals_definition(bins):
 
 @in_turns(2, backend=["dense", "tiled"], name=RANKING)
 def test_gradcheck(name, backend):
-    x, labels = unequal()
+    x, labels = small()
     loss = nearfar.losses.create(name, backend=backend)
     assert torch.autograd.gradcheck(lambda z: loss(z, labels), x, eps=1e-7, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", PER_ANCHOR)
 def test_double_backward(name):
-    x, labels = unequal()
+    x, labels = small()
     soft = {"temperature": 0.1} if name in ("smooth_ap", "recall_at_k") else {}
     loss = nearfar.losses.create(name, backend="dense", reduction="none", **soft)
     assert torch.autograd.gradgradcheck(lambda z: loss(z, labels), x, eps=1e-7, atol=1e-3)

@@ -99,7 +99,7 @@ def draw_problem(data, name: str, rules: list[str | None]) -> tuple[Problem, Pas
     return problem, data.draw(pasts(problem))
 
 
-@with_rules(EVERY_LOSS, 6, 0)
+@with_rules(EVERY_LOSS, 9, 0)
 @some
 @given(data=st.data())
 def test_memory_is_its_definition(data, name, rules):

@@ -168,7 +168,7 @@ def check(problem: Problem, name: str, per: str, bounded: bool) -> None:
             )
 
 
-@in_turns(3, kind=KINDS, name=NAMES)
+@in_turns(6, kind=KINDS, name=NAMES)
 def test_backends_equal_reference(name, kind):
     for n in (1, 2, 7, 33):
         problem = Problem(kind, n)

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import killed_rank
 import training_ranks
 from nearfar.config import Config
 from nearfar.distributed import joined, launch, restarted
@@ -120,24 +123,33 @@ def two(of_nine: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {"folder": folder, **{name: [found[0][k], found[1][k]] for k, name in enumerate(cases)}}
 
 
+@pytest.fixture(scope="module")
+def one(of_nine: Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+    """What one process makes of the steps of a name: its folder, and what its training returned."""
+
+    @cache
+    def trained(name: str) -> tuple[Path, Any]:
+        folder = tmp_path_factory.mktemp("one") / "run"
+        return folder, train(with_settings(of_nine, STEPS[name]), folder, progress=False)
+
+    return trained
+
+
 @pytest.mark.parametrize("name", STEPS)
-def test_two_processes_train_as_one(of_nine: Config, two: dict[str, Any], tmp_path: Path, name: str) -> None:
+def test_two_processes_train_as_one(one: Any, two: dict[str, Any], name: str) -> None:
     """The weights differ by the rounding of sums that are taken in another order, some 1e-7 a step."""
-    alone = train(with_settings(of_nine, STEPS[name]), tmp_path / "run", progress=False)
+    folder, alone = one(name)
     assert two[name] == 2 * [{"best_epoch": alone.best_epoch, "validation": alone.validation}]
-    assert_near(two["folder"] / name, tmp_path / "run")
+    assert_near(two["folder"] / name, folder)
 
 
 @pytest.mark.parametrize(
     "name", ["memory that wraps around", "memory shared out", "lengths, in chunks, with a memory"]
 )
-def test_two_processes_tell_what_one_tells_of_its_memory(
-    of_nine: Config, two: dict[str, Any], tmp_path: Path, name: str
-) -> None:
+def test_two_processes_tell_what_one_tells_of_its_memory(one: Any, two: dict[str, Any], name: str) -> None:
     """Active pairs are those of the whole batch with the whole memory."""
-    train(with_settings(of_nine, STEPS[name]), tmp_path / "run", progress=False)
     told = []
-    for run in (tmp_path / "run", two["folder"] / name):
+    for run in (one(name)[0], two["folder"] / name):
         log = [record for record in read_log(run / "log.jsonl") if record["kind"] == "step"]
         keys = ("active_in_batch", "active_in_memory", "pairs_from_memory", "gradient_from_memory")
         told.append([record[key] for record in log[1:] for key in keys])
@@ -154,20 +166,20 @@ def test_one_of_them_writes(two: dict[str, Any]) -> None:
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
-    of_nine: Config, two: dict[str, Any], tmp_path: Path
+    of_nine: Config, one: Any, two: dict[str, Any]
 ) -> None:
     """From 1 to 2 and from 2 to 1, with a memory that has wrapped around: 20 slots, 9 images a batch.
 
     Whether ranks share it out may change on the way.
     """
     config = with_settings(of_nine, {"memory": {"size": 20}})
-    train(config, tmp_path / "whole", progress=False)
+    whole, _ = one("memory that wraps around")
     stopped = ("stopped", "stopped, shared out")
     for name in stopped:
         train(config, two["folder"] / name, resume=True, progress=False)
     for name in ("1 to 2", "1 to 2, shared out", *stopped):
-        assert_near(two["folder"] / name, tmp_path / "whole")
-        state, other = (load_checkpoint(run / "last") for run in (two["folder"] / name, tmp_path / "whole"))
+        assert_near(two["folder"] / name, whole)
+        state, other = (load_checkpoint(run / "last") for run in (two["folder"] / name, whole))
         assert state["progress"]["step"] == other["progress"]["step"]
         assert str(state["sampler"]) == str(other["sampler"])
         assert state["memory"].keys() == other["memory"].keys()
@@ -259,26 +271,33 @@ def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.local_world_size() == 1
 
 
-@pytest.mark.parametrize("moment", ["step", "write"])
+def by_torchrun(arguments: list[str], told: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [f"--max-restarts={killed_rank.RESTARTS}", killed_rank.__file__, *arguments]
+    paths = os.pathsep.join([str(Path(killed_rank.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONPATH": paths}
+    with told.open("w") as file:
+        subprocess.run(command, check=True, stderr=file, env={**os.environ, **environment}, timeout=180)
+
+
+@pytest.mark.parametrize(
+    "by", [killed_rank.by_agent, pytest.param(by_torchrun, marks=pytest.mark.exhaustive)]
+)
 def test_a_killed_process_costs_the_open_step(
-    of_nine: Config, two: dict[str, Any], tmp_path: Path, moment: str
+    of_nine: Config, two: dict[str, Any], tmp_path: Path, by: Callable[[list[str], Path], None]
 ) -> None:
     """torchrun starts both again, and the end is that of a run that nobody disturbed, bit for bit.
 
-    Rank 1 dies in step 8, or rank 0 while it writes the checkpoint of step 8: that of step 7 stays.
+    Rank 1 dies in step 4, and then rank 0 while it writes the checkpoint of step 6: that of step 5 stays.
     """
     config = changed(of_nine, "train", checkpoint_minutes=1e-9)
     (tmp_path / "config.toml").write_text(config.to_toml())
-    script = Path(__file__).with_name("killed_rank.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["--max-restarts=1", str(script), moment, "8", "train", str(tmp_path / "config.toml")]
-    command += ["--folder", str(tmp_path / "run"), "--no-report"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("nearfar:")]
-    assert len(told) == 1, done.stderr
-    assert "the connection to another process is lost" in told[0]
+    command = ["train", str(tmp_path / "config.toml"), "--folder", str(tmp_path / "run"), "--no-report"]
+    by(command, tmp_path / "told")
+    said = (tmp_path / "told").read_text()
+    told = [line for line in said.splitlines() if line.startswith("nearfar:")]
+    assert len(told) == 2, said
+    assert all("the connection to another process is lost" in line for line in told), said
     log = read_log(tmp_path / "run" / "log.jsonl")
-    assert [record["step"] for record in log if record["kind"] == "resume"] == [7]
+    assert [record["step"] for record in log if record["kind"] == "resume"] == [3, 5]
     assert_same_weights(tmp_path / "run", two["folder"] / "plain")

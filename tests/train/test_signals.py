@@ -2,20 +2,23 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 import torch
 
+import rank_processes
+from nearfar.cli.app import run
 from nearfar.config import Config
 from nearfar.data.workers import WorkerLost
 from nearfar.train import RunInterrupted, read_log, train
 from nearfar.train.checkpoint import load_checkpoint
 from nearfar.train.stopping import StopRequest
+from rank_processes import server
 from stopped_runs import At, assert_same_weights, changed
 
 WORKERS = {"workers": 2, "memory_limit": "0B"}
@@ -49,29 +52,28 @@ def command(pictures: Path, tmp_path: Path) -> list[str]:
         "train.precision=float32",
         "train.validate_on=none",
     ]
-    return [
-        sys.executable,
-        "-m",
-        "nearfar",
-        "train",
-        str(pictures),
-        *settings,
-        "--folder",
-        str(tmp_path / "run"),
-    ]
+    return ["train", str(pictures), *settings, "--folder", str(tmp_path / "run")]
 
 
-def begun(command: list[str], folder: Path, lines: int = 5) -> "subprocess.Popen[str]":
+def begun(command: list[str], folder: Path, told: Path, lines: int = 5) -> ForkServerProcess:
     """Start a training in a group of its own and return once it makes steps."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = server.Process(target=begin, args=(command, told))
+    process.start()
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         if (folder / "log.jsonl").exists() and (folder / "log.jsonl").read_bytes().count(b"\n") > lines:
             return process
         time.sleep(0.02)
-    raise AssertionError(process.communicate())
+    process.kill()
+    raise AssertionError(told.read_text())
+
+
+def begin(command: list[str], told: Path) -> None:
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with told.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    sys.exit(run(command))
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
@@ -79,10 +81,11 @@ def test_a_signal_to_the_group_leaves_a_checkpoint(command: list[str], tmp_path:
     for number in (signal.SIGTERM, signal.SIGHUP):
         lines = len(read_log(tmp_path / "run" / "log.jsonl")) if (tmp_path / "run").exists() else 0
         again = ["--resume"] if lines else []
-        process = begun([*command, *again], tmp_path / "run", lines + 5)
+        process = begun([*command, *again], tmp_path / "run", tmp_path / "told", lines + 5)
         os.killpg(process.pid, number)
-        _, told = process.communicate(timeout=60)
-        assert process.returncode == 1, told
+        process.join(60)
+        told = (tmp_path / "told").read_text()
+        assert process.exitcode == 1, told
         assert "nearfar: stopping as soon as this step is done, with a checkpoint" in told
         assert told.splitlines()[-1].startswith("nearfar: stopped after step ")
         assert "should not happen" not in told
@@ -150,18 +153,18 @@ def test_hangups_that_are_ignored_stay_so(tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_system_without_hangups() -> None:
+def test_a_system_without_hangups(tmp_path: Path) -> None:
     code = (
-        "import signal, os\n"
+        "import importlib, signal, os\n"
         "for name in ('SIGHUP', 'pthread_sigmask'): delattr(signal, name)\n"
         "del os.setpgid\n"
         "import nearfar.data.workers as workers, nearfar.train.stopping as stopping\n"
+        "for module in (workers, stopping): importlib.reload(module)\n"
         "workers.stand_apart(0)\n"
         "with workers.signals_wait(): pass\n"
         "print(len(stopping.SIGNALS))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "2\n", done.stderr
+    assert rank_processes.printed(code, tmp_path) == ["2"]
 
 
 def test_a_signal_before_the_first_step(

@@ -52,7 +52,7 @@ class Relation:
         known = self.hosted or not isinstance(kinship, SameClass) or at_once(kinship.anchors)
         return self if known or torch.compiler.is_compiling() else self._hosted
 
-    @cached_property
+    @once
     def _hosted(self) -> "Relation":
         kinship = self.kinship
         assert isinstance(kinship, SameClass)
