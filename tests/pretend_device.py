@@ -181,7 +181,13 @@ def _has_to_wait(kind: Any, args: Any, kwargs: Any) -> bool:
 
 
 class Module(backend_registration._DummyBackendModule):
-    """What torch asks of ``torch.pretend``; its random numbers are the CPU's."""
+    """What torch asks of ``torch.pretend``; its random numbers are the CPU's.
+
+    It is not there for those who look for any device that there is: tests that do not ask for it run as before.
+    """
+
+    def is_available(self) -> bool:
+        return False
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
@@ -193,7 +199,14 @@ class Module(backend_registration._DummyBackendModule):
         torch.set_rng_state(state)
 
 
-backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
+class Hooks(backend_registration._DummyPrivateUse1Hook):
+    """What torch asks in C++; as in ``Module``."""
+
+    def is_available(self) -> bool:
+        return False
+
+
+backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module(), hook=Hooks())
 DEVICE = torch.device(NAME, 0)
 _made = torch.library.Library("aten", "IMPL")
 for _operation in (aten.empty.memory_format, aten.empty_strided.default, aten._copy_from.default):
