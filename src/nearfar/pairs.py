@@ -250,9 +250,10 @@ class Pairs:
         Returns:
             One tensor for each reduction, [anchor], differentiable: of the negatives, and of the positives.
         """
-        kept = self.listed if self.chosen is not None else self.positives
+        kept, block = self.listed, self.block
         if self.chosen is None and isinstance(kept, PositiveTable) and kept.columns is None:
-            block, count = self.block, len(negatives)
+            kept, count = self.positives, len(negatives)
+            assert isinstance(kept, PositiveTable)
             assert isinstance(block, DenseBlock)
             found = block.both(self.interval, negatives, kept.asked(positives, block.is_cosine))
             return found[:count], found[count:]
