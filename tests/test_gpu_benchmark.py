@@ -1,8 +1,8 @@
 """benchmarks/gpu.py runs where there is no GPU, in each of its parts; what fails there is a row."""
 
 import json
-import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,21 +13,44 @@ import nearfar
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.slow
-def test_every_part_on_the_cpu(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--quick", "-o", str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True)
-    report = json.loads((tmp_path / "gpu.json").read_text())
-    parts = report["parts"]
-    assert [*parts] == ["errors", "times", "waits", "graphs", "evaluation", "training"]
+@pytest.fixture
+def call(monkeypatch):
+    """The script as it is called."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    def main(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py", *arguments])
+        with warnings.catch_warnings():
+            gpu.main()
+
+    return main
+
+
+def written(folder: Path) -> dict:
+    """What there is of each part, none of which failed."""
+    report = json.loads((folder / "gpu.json").read_text())
     assert {"machine", "versions", "commit", "command"} <= report["about"].keys()
+    parts = report["parts"]
     assert not [row for rows in parts.values() for row in rows if "failed" in row]
+    assert (folder / "gpu.md").read_text().count("\n## ") == len(parts)
+    return parts
+
+
+def test_the_parts_asked_for_on_the_cpu(call, tmp_path):
+    call("--device", "cpu", "--quick", "--part", "waits", "--part", "evaluation", "-o", str(tmp_path))
+    assert [*written(tmp_path)] == ["waits", "evaluation"]
+
+
+@pytest.mark.exhaustive
+def test_every_part_on_the_cpu(call, tmp_path):
+    call("--device", "cpu", "--quick", "-o", str(tmp_path))
+    parts = written(tmp_path)
+    assert [*parts] == ["errors", "times", "waits", "graphs", "evaluation", "training"]
     assert {row["loss"] for row in parts["errors"]} == {*nearfar.losses.names()}
     assert all(row["value"] < 1e-5 and row["gradient"] < 1e-4 for row in parts["errors"])
     assert {row["who"] for row in parts["times"]} == {"nearfar", "by hand", "PML"}
-    text = (tmp_path / "gpu.md").read_text()
-    assert text.count("\n## ") == len(parts)
-    assert "| supcon | 32 | tiled |" in text
+    assert "| supcon | 32 | tiled |" in (tmp_path / "gpu.md").read_text()
 
 
 def test_what_fails_is_a_row(monkeypatch):
@@ -43,12 +66,8 @@ def test_what_fails_is_a_row(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_it_says_so():
-    found = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu.py")], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 1
-    assert (
-        found.stderr
-        == "this machine has no CUDA device; --device cpu --quick tries the script without one.\n"
-    )
+def test_without_a_gpu_it_says_so(call):
+    with pytest.raises(
+        SystemExit, match="this machine has no CUDA device; --device cpu --quick tries the script"
+    ):
+        call()

@@ -127,3 +127,10 @@ def check(name: str, told: list[Told], backend: str, monkeypatch: pytest.MonkeyP
             left[rule, combine, dtype] = found
     assert not left
     return tried
+
+
+def test_what_every_step_keeps_is_found_and_what_is_kept_once_is_not():
+    kept, once = [], {}
+    assert growth(lambda: kept.append([torch.zeros(2)])) > (0, 0)
+    calls = iter(range(100))
+    assert growth(lambda: once.setdefault(next(calls) == 2, [torch.zeros(2)])) == (0, 0)
