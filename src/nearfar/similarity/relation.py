@@ -105,11 +105,6 @@ class Relation:
             mask &= self.anchor_ids[rows, None] != self.candidate_ids[None, :]
         return mask
 
-    @classmethod
-    def within(cls, kinship: SameClass) -> "Relation":
-        """Relate a batch to itself by class."""
-        return cls(kinship, symmetric=True)
-
     @property
     def left_out(self) -> tuple[Bool[Tensor, "anchor candidate"], Bool[Tensor, "anchor candidate"]]:
         """Say of every comparison whether it is no positive, and whether it is no negative."""

@@ -99,41 +99,30 @@ class Asked:
         return ~self.left_out if t == -inf else (s > t).masked_fill_(self.left_out, False)
 
 
-def reduced(s: Float[Tensor, "row column"], asked: Sequence[Asked]) -> Sequence[Tensor]:
-    """Return each reduction of the rows of ``s``, all in one operation; the same as ``reduce``."""
-    closed = [each for each in asked if each.kind not in ("", "number")]
-    if is_compiling() or not closed:
-        return [each.plain(s) for each in asked]
-    thresholds = [each.threshold for each in closed if isinstance(each.threshold, Tensor)]
-    found = _Reduced.apply(s, None, None, closed, *thresholds)  # pyrefly: ignore
-    if len(closed) == len(asked):
-        return found
-    there = iter(found)
-    return [next(there) if each in closed else each.plain(s) for each in asked]
-
-
-def reduced_products(
-    x: Float[Tensor, "row dim"],
-    y: Float[Tensor, "column dim"] | None,
-    numbers: Products,
+def reduced(
+    x: Float[Tensor, "row column"] | Float[Tensor, "row dim"],
     asked: Sequence[Asked],
+    y: Float[Tensor, "column dim"] | None = None,
+    numbers: Products | None = None,
 ) -> Sequence[Tensor]:
-    """Return the same of the products of rows with columns, these too in the one operation.
+    """Return each reduction of the rows of a matrix, all in one operation; the same as ``reduce``.
 
     Args:
-        asked: reductions whose slope is known, or that have none.
+        x: the matrix; with ``numbers`` the rows whose products with the columns ``y`` it is (with each other
+            for None), which are then part of the operation.
+        asked: with ``numbers``, reductions whose slope is known, or that have none.
     """
-    if is_compiling():
-        return reduced(matrix(x, y, numbers), asked)
-    closed = [each for each in asked if each.kind != "number"]
-    if not closed:
-        return [each.plain(numbers.of(x, y)) for each in asked]
-    thresholds = [each.threshold for each in closed if isinstance(each.threshold, Tensor)]
-    found = _Reduced.apply(x, y, numbers, closed, *thresholds)  # pyrefly: ignore
-    if len(closed) == len(asked):
-        return found
+    compiled = is_compiling()
+    closed = [] if compiled else [each for each in asked if each.kind not in ("", "number")]
+    found = ()
+    if closed:
+        thresholds = [each.threshold for each in closed if isinstance(each.threshold, Tensor)]
+        found = _Reduced.apply(x, y, numbers, closed, *thresholds)  # pyrefly: ignore
+        if len(closed) == len(asked):
+            return found
+    s = x if numbers is None else matrix(x, y, numbers) if compiled else numbers.of(x, y)
     there = iter(found)
-    return [next(there) if each in closed else each.plain(numbers.of(x, y)) for each in asked]
+    return [next(there) if each in closed else each.plain(s) for each in asked]
 
 
 class _Reduced(torch.autograd.Function):

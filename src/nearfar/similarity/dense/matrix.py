@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from nearfar.once import once
-from nearfar.similarity.dense.closed import Asked, reduced, reduced_products
+from nearfar.similarity.dense.closed import Asked, reduced
 from nearfar.similarity.dense.products import Products, matrix, vectors
 from nearfar.similarity.dense.reduce import order_statistic
 from nearfar.similarity.interval import Interval
@@ -100,7 +100,7 @@ class DenseBlock:
     def reduced(self, asked: Sequence[Asked]) -> Sequence[Tensor]:
         """Return each reduction of the rows of the matrix, in one operation."""
         if self._matrix is None and is_product(self.measure) and all(each.kind for each in asked):
-            return reduced_products(*self._given, self._numbers, asked)
+            return reduced(self._given[0], asked, self._given[1], self._numbers)
         return reduced(self.matrix, asked)
 
     def positives(self, anchor: Tensor, candidate: Tensor) -> Tensor:
